@@ -148,6 +148,21 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionRule:
+    """When a completion counts as looping: its last block, repeated (section 2.6.2).
+
+    Attributes:
+        max_period: longest repeated block that is looked for, in tokens.
+        min_repeats: the block must stand so many times in a row.
+        min_tokens: the repeats together must cover at least so many tokens.
+    """
+
+    max_period: int = 64
+    min_repeats: int = 4
+    min_tokens: int = 48
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the engine samples. Every token depends on (seed, ordinal, sample_index, position) only.
 
@@ -160,7 +175,7 @@ class SamplingParams:
         top_k: keep so many of the likeliest tokens; 0 keeps all.
         stop_ids: sampling one of these ends the completion (it is part of the completion).
         banned_ids: never sampled: reserved ids and placeholders.
-        stop_on_repetition: end a completion early when it loops (section 2.6.2).
+        repetition: end a completion early when it loops (section 2.6.2); None = never.
     """
 
     seed: int
@@ -171,7 +186,7 @@ class SamplingParams:
     top_k: int = 0
     stop_ids: tuple[int, ...] = ()
     banned_ids: tuple[int, ...] = ()
-    stop_on_repetition: bool = True
+    repetition: RepetitionRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
