@@ -17,14 +17,17 @@ class TinyModelConfig(StrictModel):
     """A decoder made from scratch, in the Qwen3 class of transformers."""
 
     num_layers: PositiveInt = 3
+    """Decoder layers."""
     width: PositiveInt = 64
     """Size of the hidden state."""
     num_heads: PositiveInt = 4
+    """Query heads; a multiple of `num_kv_heads`."""
     num_kv_heads: PositiveInt = 1
     """Heads of keys and values (grouped-query attention); few heads make decoding cheap."""
     head_dim: PositiveInt = 32
     """At least 32, or vLLM on a CPU cannot load the checkpoint."""
     mlp_width: PositiveInt = 192
+    """Hidden size of the gated MLP."""
     max_positions: PositiveInt = 2048
     """Longest sequence of prompt and completion, in tokens."""
 
@@ -98,6 +101,7 @@ class EngineConfig(StrictModel):
     """Inference."""
 
     type: Literal["embedded"] = "embedded"
+    """"embedded" is the engine of k15 itself, in PyTorch; it needs nothing else."""
     num_workers: Annotated[int, Field(ge=1)] = 1
     """Engine processes. 1 runs inside this process. The tokens do not depend on it."""
     num_slots: PositiveInt = 64

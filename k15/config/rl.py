@@ -45,6 +45,7 @@ class RepetitionConfig(StrictModel):
     """When a completion counts as looping (section 2.6.2)."""
 
     enabled: bool = True
+    """Look for loops while generating, and end a completion that loops."""
     max_period: PositiveInt = 64
     """Longest repeated block that is looked for, in tokens."""
     min_repeats: Annotated[int, Field(ge=2)] = 4
@@ -69,7 +70,9 @@ class RolloutConfig(StrictModel):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Sampling temperature; the policy is the distribution at this temperature, in the trainer too."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sample from the smallest set of tokens with at least this probability; 1 = from all."""
     top_k: Annotated[int, Field(ge=0)] = 0
+    """Sample from so many of the likeliest tokens; 0 = from all."""
     max_staleness: int | None = None
     """Segments sampled more than this many iterations ago carry no loss. 0 is the paper's strictest
     reading, None trains on all."""
@@ -92,8 +95,9 @@ class AlgorithmConfig(StrictModel):
     negative_drop: Share = 0.0
     """Probability with which a completion with a negative advantage is left out of the loss."""
     clip_low: Share = 0.2
+    """GRPO only: the ratio of new to old probability counts down to 1 - clip_low."""
     clip_high: Share = 0.2
-    """Width of GRPO's clipping window."""
+    """GRPO only: the ratio of new to old probability counts up to 1 + clip_high."""
 
 
 class LengthPenaltyConfig(StrictModel):
@@ -124,10 +128,15 @@ class TrainerConfig(StrictModel):
     """Optimizer steps of one iteration."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW's step size, the same in every iteration."""
     beta1: Share = 0.9
+    """AdamW's memory of the gradient."""
     beta2: Share = 0.95
+    """AdamW's memory of the squared gradient."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the squared gradient, so that nothing is divided by zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay; 0 = none."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
     reset_optimizer: bool = True

@@ -19,6 +19,7 @@ class SFTStageConfig(StrictModel):
     num_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps; 0 = `num_epochs` passes over the examples."""
     num_epochs: PositiveInt = 1
+    """Passes over the examples; not used when `num_steps` is given."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Learning rate after warm-up, at the start of the stage."""
     final_learning_rate: Annotated[float, Field(ge=0)] = 2e-4
@@ -39,7 +40,9 @@ class SFTDataConfig(StrictModel):
     skip_bad_rows: bool = False
     """Skip malformed rows and report how many, instead of stopping at the first."""
     system: str = ""
+    """A system message put before every prompt; "" for none."""
     seed: int = 0
+    """Seed of the generated demonstrations; the same seed gives the same ones."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SFTDataConfig:
@@ -54,12 +57,15 @@ class SFTConfig(StrictModel):
     model: ModelConfig = ModelConfig()
     data: SFTDataConfig
     stages: tuple[SFTStageConfig, ...] = (SFTStageConfig(),)
+    """The schedule, one `[[stages]]` table each; a stage goes on from the weights of the one before."""
     batch_tokens: PositiveInt = 8192
     """Tokens in one optimizer step (rows times row_tokens, padding included)."""
     microbatch_tokens: PositiveInt = 8192
     """Tokens in one forward pass; less needs less memory and gives the same loss."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay; 0 = none."""
     beta2: Share = 0.95
+    """AdamW's memory of the squared gradient."""
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest gradient norm."""
     optimizer: Literal["adamw", "muon"] = "adamw"
