@@ -73,9 +73,7 @@ def test_a_plain_value_for_a_table_is_its_path(recipe: Path):
     assert config.prompts.seed == 5
 
 
-@pytest.mark.parametrize(
-    "name", ["7", "2024", "2024-05-01", "1e3", "true", "org/name", "with space", "a=b"]
-)
+@pytest.mark.parametrize("name", ["7", "2024", "2024-05-01", "org/name", "with space", "a=b"])
 def test_a_path_may_look_like_a_number(name: str):
     assert load_config(RLConfig, None, (*NEEDED, "--model", name)).model.path == name
     assert load_config(RLConfig, None, (*NEEDED, f"--model={name}")).model.path == name
