@@ -1,0 +1,192 @@
+"""The command line: `k15 SUBCOMMAND RECIPE.toml [--dotted.key value ...] [--run DIR] [--dry-run]`.
+
+Exit codes: 0 all planned steps done, 1 failed, 2 bad configuration, 75 stopped on request before the
+end (call again to go on), 130 interrupted twice. Results that programs read go to standard output,
+progress and errors to standard error. Heavy imports stay inside the subcommands: `k15 --help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from k15 import __version__
+from k15.config.base import StrictModel, config_keys, load_config
+from k15.errors import ConfigError, K15Error
+
+STOPPED = 75  # EX_TEMPFAIL: not an error, but not all planned steps were done either
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.subcommand is None:
+        parser.print_help()
+        return 2
+    try:
+        if rest and not hasattr(options, "recipe"):
+            raise ConfigError(
+                f"{options.subcommand} does not know {' '.join(rest)}; see k15 {options.subcommand} --help."
+            )
+        return options.run_command(options, rest)
+    except K15Error as error:
+        print(f"k15: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("k15: interrupted; nothing that was saved is lost, call again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="k15", description="Teach language models to reason, as Kimi k1.5 was."
+    )
+    parser.add_argument("--version", action="version", version=f"k15 {__version__}")
+    commands = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND")
+    demo = commands.add_parser(
+        "demo", help="the whole recipe on a laptop CPU: warm-up, RL, length penalty, report"
+    )
+    demo.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="folder of the demo (default: runs/demo)"
+    )
+    demo.add_argument("--fresh", action="store_true", help="start again instead of going on")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
+    demo.set_defaults(run_command=_demo)
+    _add_stage(commands, "sft", "supervised fine-tuning: the long-CoT warm-up", _sft)
+    _add_stage(commands, "rl", "reinforcement learning with partial rollouts", _rl)
+    grade = commands.add_parser("grade", help="judge answers: JSON lines in, JSON lines out")
+    grade.add_argument("domain", choices=["math"])
+    grade.add_argument(
+        "--timeout-seconds", type=float, default=2.0, help="hard limit for one pair (default: 2)"
+    )
+    grade.set_defaults(run_command=_grade)
+    report = commands.add_parser("report", help="a run as one HTML file")
+    report.add_argument("run", type=Path, help="run folder")
+    report.add_argument(
+        "--output", type=Path, default=None, help="file to write (default: RUN/report.html)"
+    )
+    report.set_defaults(run_command=_report)
+    return parser
+
+
+def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, run: Callable) -> None:
+    stage = commands.add_parser(
+        name,
+        help=help_text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Every setting can be given as --dotted.key VALUE; `k15 {name} --keys` lists them.",
+    )
+    stage.add_argument("recipe", type=Path, nargs="?", help="TOML file with the settings")
+    stage.add_argument("--run", type=Path, default=None, help="run folder; an existing one is resumed")
+    stage.add_argument(
+        "--dry-run", action="store_true", help="check the settings and the data, say what would run"
+    )
+    stage.add_argument(
+        "--fresh", action="store_true", help="start again; an existing run folder is moved aside"
+    )
+    stage.add_argument(
+        "--allow-drift", action="store_true", help="resume although settings that matter changed"
+    )
+    stage.add_argument("--keys", action="store_true", help="list all settings with their defaults")
+    stage.set_defaults(run_command=run)
+
+
+def _load(
+    schema: type[StrictModel], options: argparse.Namespace, rest: Sequence[str]
+) -> StrictModel | None:
+    """The stage's config; None if only the list of keys was asked for."""
+    if options.keys:
+        for key, default, text in config_keys(schema):
+            print(f"--{key} (default: {default})\n      {' '.join(text.split())}")
+        return None
+    if options.recipe is not None and str(options.recipe).startswith("--"):
+        raise ConfigError(f"the recipe comes before the settings; got {options.recipe}.")
+    return load_config(schema, options.recipe, rest)
+
+
+def _run_folder(options: argparse.Namespace) -> Path:
+    stem = options.recipe.stem if options.recipe else "run"
+    return options.run or Path("runs") / f"{options.subcommand}-{stem}"
+
+
+def _sft(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.config.sft import SFTConfig
+
+    config = _load(SFTConfig, options, rest)
+    if config is None:
+        return 0
+    _quiet_libraries()
+    from k15.stages.launch import launch_sft
+
+    assert isinstance(config, SFTConfig)
+    return _finish(launch_sft(config, _run_folder(options), _launch_options(options)))
+
+
+def _rl(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.config.rl import RLConfig
+
+    config = _load(RLConfig, options, rest)
+    if config is None:
+        return 0
+    _quiet_libraries()
+    from k15.stages.launch import launch_rl
+
+    assert isinstance(config, RLConfig)
+    return _finish(launch_rl(config, _run_folder(options), _launch_options(options)))
+
+
+def _launch_options(options: argparse.Namespace):
+    from k15.stages.launch import LaunchOptions
+
+    return LaunchOptions(
+        command=tuple(sys.argv),
+        fresh=options.fresh,
+        allow_drift=options.allow_drift,
+        dry_run=options.dry_run,
+    )
+
+
+def _finish(is_complete: bool) -> int:
+    return 0 if is_complete else STOPPED
+
+
+def _demo(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    _quiet_libraries()
+    from k15.stages.demo import run_demo
+
+    return _finish(run_demo(options.run, seed=options.seed, fresh=options.fresh))
+
+
+def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    import json
+
+    from k15.rewards.lines import grade_math_lines
+
+    for item in grade_math_lines(sys.stdin, timeout_seconds=options.timeout_seconds):
+        print(json.dumps(item, ensure_ascii=False), flush=True)
+    return 0
+
+
+def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.report.html import write_report
+
+    print(write_report(options.run, options.output))
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Before transformers is imported: no advice on standard error, no thread pools of tokenizers."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""What one RL iteration leaves behind: metrics, rollout rows, warnings, and a line for people."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from k15.algo.diagnostics import zero_advantage_share
+from k15.prompts.sampler import PromptSampler
+from k15.record.metrics import completion_metrics
+from k15.record.rows import GradedGroup, rollout_rows
+from k15.rollout.buffer import RolloutBuffer
+from k15.stages.scores import Scores
+from k15.train.packing import Example
+from k15.train.trainer import StepResult
+from k15.types import EngineStats, Group, Verdict, Weights
+
+_LARGE_ENGINE_GAP = 0.02  # nats, mean; numerics alone give 1e-6 in fp32 and some 1e-3 in bf16
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Finished groups and what was made of them; tensors are [groups, k]."""
+
+    groups: Sequence[Group]
+    verdicts: Sequence[Sequence[Verdict]]
+    scores: Scores
+    rewards: Tensor
+    length_rewards: Tensor
+    advantages: Tensor
+
+    def by_group(self, examples: Sequence[Example]) -> list[GradedGroup]:
+        """One record a group; the examples say how many tokens of each completion carried loss."""
+        counts = {(e.group, e.sample_index): sum(e.loss_mask) for e in examples}
+        return [
+            GradedGroup(
+                group,
+                verdicts,
+                *(
+                    matrix[row].tolist()
+                    for matrix in (self.rewards, self.length_rewards, self.advantages)
+                ),
+                [counts.get((group.ordinal, t.sample_index), 0) for t in group.trajectories],
+            )
+            for row, (group, verdicts) in enumerate(zip(self.groups, self.verdicts, strict=True))
+        ]
+
+
+@dataclass
+class IterationLog:
+    """Collects what happens in one iteration; `finish` turns it into what is recorded."""
+
+    iteration: int
+    seconds: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the wall time of the block to `seconds/NAME`."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - started
+
+    def rolled_out(self, stats: EngineStats, buffer: RolloutBuffer) -> None:
+        """After the rollout phase, before finished groups leave the buffer."""
+        self.metrics |= {
+            "rollout/num_tokens": stats.num_tokens,
+            "rollout/prefill_tokens": stats.num_prefill_tokens,
+            "rollout/tokens_per_second": stats.num_tokens / stats.seconds if stats.seconds else 0.0,
+            "rollout/occupancy": stats.occupancy,
+            "rollout/in_flight_groups": len(buffer),
+            "rollout/unfinished_trajectories": buffer.num_unfinished,
+            "rollout/num_recovered": buffer.num_recovered,
+        }
+
+    def trained(
+        self,
+        outcomes: Outcomes,
+        examples: Sequence[Example],
+        updates: Sequence[StepResult],
+        gap: Tensor,
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        """After the training phase: every completion becomes a row, and the rows become metrics.
+
+        The step metrics are means over the iteration's optimizer steps, but force ratio and Delta,
+        which are the last step's: they start at zero in the first.
+        """
+        self.rows = list(rollout_rows(self.iteration, outcomes.by_group(examples), decode))
+        self.metrics |= completion_metrics(self.rows)
+        self.metrics |= {
+            "train/zero_advantage_share": zero_advantage_share(
+                outcomes.advantages, outcomes.scores.valid
+            ),
+            "update/num_steps": len(updates),
+            "update/num_skipped_steps": sum(u.is_skipped for u in updates),
+            "update/tokens": sum(u.num_tokens for u in updates),
+        }
+        if updates:
+            self.metrics |= {
+                "update/loss": mean([u.loss for u in updates]),
+                "update/grad_norm": mean([u.grad_norm for u in updates]),
+                "update/kl": mean([u.kl for u in updates]),
+                "update/entropy": mean([u.entropy for u in updates]),
+                "update/delta_rms": updates[-1].delta_rms,
+                "update/force_ratio": updates[-1].force_ratio,
+            }
+        if gap.numel():
+            self.metrics["update/engine_gap_mean"] = float(gap.mean())
+            self.metrics["update/engine_gap_max"] = float(gap.max())
+
+    def finish(self, weights: Weights, sampler: PromptSampler, length_weight: float) -> dict[str, Any]:
+        """The metrics line, with warnings about what is silently wrong elsewhere."""
+        rates = np.array(list(sampler.success_rates.values()))
+        total = time.monotonic() - self._started
+        self._check()
+        return {
+            "iteration": self.iteration,
+            "time": time.time(),
+            **{f"seconds/{name}": round(value, 4) for name, value in self.seconds.items()},
+            "seconds/total": round(total, 4),
+            "length_weight": length_weight,
+            **self.metrics,
+            "sampler/mean_success_rate": float(rates.mean()),
+            "sampler/histogram": np.histogram(rates, bins=10, range=(0.0, 1.0))[0].tolist(),
+            "weights/version": weights.version,
+            "weights/fingerprint": weights.fingerprint,
+        }
+
+    def _check(self) -> None:
+        gap = self.metrics.get("update/engine_gap_mean", 0.0)
+        if gap > _LARGE_ENGINE_GAP:
+            self.warnings.append(
+                (
+                    "engine_gap",
+                    f"engine and trainer disagree by {gap:.3g} nats a token under the same weights",
+                )
+            )
+        if self.metrics.get("update/num_skipped_steps"):
+            self.warnings.append(
+                ("nonfinite_step", "a step with NaN or infinity in its gradient was skipped")
+            )
+        if self.rows and all(row["outcome"] == "no_answer" for row in self.rows):
+            self.warnings.append(
+                ("no_answers", "no completion of this iteration has an answer to judge")
+            )
+        if self.metrics.get("train/num_faults"):
+            reasons = Counter(row["reason"] for row in self.rows if row["outcome"] == "fault")
+            self.warnings.append(
+                ("faults", f"verdicts that are our fault: {dict(reasons.most_common(3))}")
+            )
+
+    def line(self) -> str:
+        """One readable line."""
+        m = self.metrics
+        parts = [f"iteration {self.iteration:>4}"]
+        if "train/accuracy" in m:
+            parts.append(f"train {m['train/accuracy']:5.1%}  {m['train/length_mean']:5.0f} tokens")
+        else:
+            parts.append("no group finished yet")
+        if "eval/accuracy" in m:
+            parts.append(f"held-out {m['eval/accuracy']:5.1%}  {m['eval/length_mean']:5.0f} tokens")
+        if m.get("update/force_ratio") is not None:
+            parts.append(f"force {m['update/force_ratio']:.2f}  entropy {m['update/entropy']:.2f}")
+        if "rollout/num_tokens" in m:
+            parts.append(f"{m['rollout/unfinished_trajectories']:>3} unfinished")
+            parts.append(f"{m['rollout/tokens_per_second']:6.0f} tok/s")
+        parts.append(f"{time.monotonic() - self._started:4.1f} s")
+        return "  |  ".join(parts)

@@ -1,0 +1,194 @@
+"""From a config to a running stage: check the data, load the model, open the run folder, go."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from k15.cluster.local import LocalCluster
+from k15.config.rl import RLConfig
+from k15.config.sft import SFTConfig
+from k15.engine.base import Engine
+from k15.engine.embedded import EmbeddedEngine
+from k15.engine.pool import EnginePool
+from k15.errors import ConfigError
+from k15.models.load import Policy, load_policy
+from k15.prompts.load import PromptSet, load_prompts
+from k15.record.run import Run
+from k15.rewards.grader import Grader
+from k15.stages.rl import evaluate_at_end, train_rl
+from k15.stages.sft import load_examples, make_or_load_policy, plan_steps, train_sft
+from k15.stages.watch import Watch
+from k15.train.trainer import OptimizerSettings, Trainer
+from k15.weights.save import save_policy
+
+FINAL_MODEL = (
+    "model"  # folder in the run folder: the trained model, for `from_pretrained` and the next stage
+)
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How a stage was called, apart from its settings."""
+
+    command: tuple[str, ...] = ()
+    fresh: bool = False
+    allow_drift: bool = False
+    dry_run: bool = False
+    is_quiet: bool = False
+
+
+def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> bool:
+    """Run RL in a run folder, new or resumed; whether all planned iterations are done.
+
+    Raises:
+        K15Error: see `k15.errors`; nothing was started when it is a ConfigError, DataError or ModelError.
+    """
+    policy = load_policy(config.model)
+    prompts = load_prompts(config.prompts, policy.tokenizer)
+    _check_lengths(config, policy, prompts)
+    grader = Grader(config.rewards, policy.tokenizer)
+    grader.check((*prompts.train, *prompts.heldout))
+    watch = Watch("iterations", config.num_iterations, quiet=options.is_quiet)
+    watch.line(_describe(config, policy, prompts))
+    if options.dry_run:
+        return True
+    run = Run.open(
+        run_folder,
+        config,
+        command=shlex.join(options.command),
+        total=config.num_iterations,
+        data_fingerprints={"prompts": prompts.fingerprint},
+        fresh=options.fresh,
+        allow_drift=options.allow_drift,
+        keep=config.run.keep_checkpoints,
+        notify=watch.line,
+    )
+    with run, run.catch_signals():
+        if run.is_complete:
+            watch.line(
+                f"{run_folder} is complete: all {config.num_iterations} iterations are done. Nothing to do."
+            )
+            return True
+        cluster = _cluster(config, policy)
+        try:
+            with watch.showing():
+                weights = train_rl(config, cluster, prompts, grader, run, watch)
+                if weights.version == config.num_iterations and not run.stop_requested:
+                    evaluate_at_end(config, cluster, weights, prompts, grader, run, watch)
+                    save_policy(policy, run_folder / FINAL_MODEL)
+            is_complete = run.finish(done=weights.version)
+        finally:
+            cluster.close()
+            grader.close()
+    _tell_end(watch, run_folder, is_complete, options)
+    return is_complete
+
+
+def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> bool:
+    """Run supervised fine-tuning in a run folder, new or resumed; whether all planned steps are done."""
+    policy = make_or_load_policy(config)
+    data = load_examples(config, policy)
+    plan = plan_steps(config, data.examples)
+    watch = Watch("steps", plan.num_steps, quiet=options.is_quiet)
+    num_parameters = sum(p.numel() for p in policy.model.parameters())
+    watch.line(
+        f"SFT: {len(data.examples)} examples ({data.num_skipped} rows skipped), {plan.num_steps} steps, "
+        f"{num_parameters / 1e6:.2f}M parameters"
+    )
+    if options.dry_run:
+        return True
+    run = Run.open(
+        run_folder,
+        config,
+        command=shlex.join(options.command),
+        total=plan.num_steps,
+        data_fingerprints={"examples": data.fingerprint},
+        fresh=options.fresh,
+        allow_drift=options.allow_drift,
+        keep=config.run.keep_checkpoints,
+        notify=watch.line,
+    )
+    with run, run.catch_signals():
+        if run.is_complete:
+            watch.line(f"{run_folder} is complete: all {plan.num_steps} steps are done. Nothing to do.")
+            return True
+        with watch.showing():
+            done = train_sft(config, policy, data.examples, plan, run, watch)
+            if done == plan.num_steps:
+                save_policy(policy, run_folder / FINAL_MODEL)
+        is_complete = run.finish(done=done)
+    _tell_end(watch, run_folder, is_complete, options)
+    return is_complete
+
+
+def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
+    trainer = config.trainer
+    settings = OptimizerSettings(
+        learning_rate=trainer.learning_rate,
+        beta1=trainer.beta1,
+        beta2=trainer.beta2,
+        eps=trainer.eps,
+        weight_decay=trainer.weight_decay,
+        grad_clip=trainer.grad_clip,
+    )
+    torch.manual_seed(config.run.seed)
+    return LocalCluster(
+        policy,
+        _engine(config, policy),
+        Trainer(
+            policy.model,
+            settings,
+            temperature=config.rollout.temperature,
+            tau=config.algorithm.tau,
+            max_nonfinite_steps=trainer.max_nonfinite_steps,
+        ),
+        inference_threads=config.engine.num_threads,
+        training_threads=config.run.num_threads,
+    )
+
+
+def _engine(config: RLConfig, policy: Policy) -> Engine:
+    settings = config.engine
+    if settings.num_workers == 1:
+        return EmbeddedEngine.build(policy.model, num_slots=settings.num_slots)
+    return EnginePool.build(
+        policy.model,
+        num_workers=settings.num_workers,
+        num_slots=settings.num_slots,
+        num_threads=settings.num_threads,
+        max_restarts=settings.max_restarts,
+    )
+
+
+def _check_lengths(config: RLConfig, policy: Policy, prompts: PromptSet) -> None:
+    longest = max(len(p.token_ids) for p in (*prompts.train, *prompts.heldout))
+    if longest + config.rollout.max_tokens > policy.max_positions:
+        raise ConfigError(
+            f"prompt and completion must fit the model's {policy.max_positions} positions; the longest prompt has "
+            f"{longest} tokens and rollout.max_tokens is {config.rollout.max_tokens}. Lower rollout.max_tokens to "
+            f"{policy.max_positions - longest} or less, or prompts.max_prompt_tokens."
+        )
+
+
+def _describe(config: RLConfig, policy: Policy, prompts: PromptSet) -> str:
+    num_parameters = sum(p.numel() for p in policy.model.parameters())
+    in_flight = min(config.rollout.prompts_in_flight, len(prompts.train))
+    return (
+        f"RL: {num_parameters / 1e6:.2f}M parameters, {len(prompts.train)} prompts ({prompts.num_skipped} rows "
+        f"skipped), {len(prompts.heldout)} held out, {config.num_iterations} iterations of {in_flight} groups x "
+        f"{config.rollout.group_size} in flight, {config.algorithm.loss} with tau {config.algorithm.tau:g}"
+    )
+
+
+def _tell_end(watch: Watch, run_folder: Path, is_complete: bool, options: LaunchOptions) -> None:
+    if is_complete:
+        watch.line(
+            f"done: the model is in {run_folder / FINAL_MODEL}; k15 report {run_folder} shows the run"
+        )
+    else:
+        again = shlex.join(options.command) or "the same command"
+        watch.line(f"stopped before the end; everything is saved in {run_folder}. To go on: {again}")

@@ -1,0 +1,259 @@
+"""Supervised fine-tuning: the long-CoT warm-up (section 2.2) and the staged schedule of section 2.5.2."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from k15.algo.derive import derived_seed
+from k15.algo.likelihood import likelihood_loss
+from k15.config.sft import SFTConfig, SFTStageConfig
+from k15.errors import ConfigError
+from k15.models.load import Policy, load_policy, make_policy
+from k15.models.tiny import build_tiny_model
+from k15.models.tokenizer import build_tokenizer
+from k15.prompts.demonstrations import Demonstration, load_demonstrations
+from k15.prompts.load import render
+from k15.record.run import Run
+from k15.stages.watch import Watch
+from k15.train.packing import Example, Minibatch, pack_minibatch
+from k15.train.trainer import OptimizerSettings, Trainer
+from k15.weights.load import load_tensors
+from k15.weights.save import save_policy
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What is trained on: tokenized demonstrations, in the order of the data."""
+
+    examples: tuple[Example, ...]
+    num_skipped: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The steps of one stage; `batches` are indices into the examples, one list an optimizer step."""
+
+    config: SFTStageConfig
+    first_step: int
+    batches: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All optimizer steps of a run: what they see and at which learning rate."""
+
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def num_steps(self) -> int:
+        return sum(len(stage.batches) for stage in self.stages)
+
+    def stage_of(self, step: int) -> tuple[StagePlan, int]:
+        """The stage that a step belongs to, and the step's number within it."""
+        stage = next(s for s in reversed(self.stages) if s.first_step <= step)
+        return stage, step - stage.first_step
+
+    def learning_rate(self, step: int) -> float:
+        """A cosine from `learning_rate` at a stage's first step to `final_learning_rate` at its last (2.5.2).
+
+        `warmup_steps` rise linearly to it from the final rate of the stage before, or from zero.
+        """
+        stage, at = self.stage_of(step)
+        before = self.stages.index(stage) - 1
+        low = self.stages[before].config.final_learning_rate if before >= 0 else 0.0
+        high, final, warmup = (
+            stage.config.learning_rate,
+            stage.config.final_learning_rate,
+            stage.config.warmup_steps,
+        )
+        if at < warmup:
+            return low + (high - low) * (at + 1) / (warmup + 1)
+        share = (at - warmup) / max(1, len(stage.batches) - 1 - warmup)
+        return final + (high - final) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+def make_or_load_policy(config: SFTConfig) -> Policy:
+    """The checkpoint to go on from, or a tiny model made from scratch with a tokenizer of its own."""
+    if config.model.path is not None:
+        return load_policy(config.model)
+    if not config.data.tasks:
+        raise ConfigError(
+            "a model from scratch learns its vocabulary from generated families; data.tasks is empty. "
+            "Set data.tasks, or model.path to a checkpoint."
+        )
+    demonstrations, _ = load_demonstrations(config.data)
+    tokenizer = build_tokenizer(text for d in demonstrations for text in (d.question, d.completion))
+    return make_policy(build_tiny_model(config.model.tiny, tokenizer, seed=config.run.seed), tokenizer)
+
+
+def load_examples(config: SFTConfig, policy: Policy) -> Examples:
+    """The demonstrations as token ids: the prompt by the model's chat template, the completion with its end token.
+
+    Raises:
+        DataError: a row is malformed.
+        ConfigError: an example is longer than a row of the shortest stage, or than the model's positions.
+    """
+    demonstrations, num_skipped = load_demonstrations(config.data)
+    longest = min([policy.max_positions, *(stage.row_tokens for stage in config.stages)])
+    examples = []
+    for index, demonstration in enumerate(demonstrations):
+        example = _example(demonstration, policy)
+        if len(example) > longest:
+            raise ConfigError(
+                f"every example must fit a row of {longest} tokens; example {index + 1} ({demonstration.source}) has "
+                f"{len(example)}. Raise stages.row_tokens (the model takes {policy.max_positions}), or shorten it."
+            )
+        examples.append(example)
+    digest = hashlib.blake2b(digest_size=16)
+    for example in examples:
+        digest.update(json.dumps([example.prompt_ids, example.completion_ids]).encode())
+    return Examples(tuple(examples), num_skipped, digest.hexdigest())
+
+
+def _example(demonstration: Demonstration, policy: Policy) -> Example:
+    prompt_ids = render(policy.tokenizer, demonstration.question, demonstration.system)
+    completion_ids = policy.tokenizer.encode(demonstration.completion, add_special_tokens=False)
+    completion_ids = (*completion_ids, policy.stop_ids[0])
+    return Example(prompt_ids, completion_ids, (True,) * len(completion_ids))
+
+
+def plan_steps(config: SFTConfig, examples: Sequence[Example]) -> Plan:
+    """What every optimizer step sees: examples shuffled anew in every pass, dealt by tokens.
+
+    The shuffle is derived from the seed, so that a resumed run sees what the unbroken one would have.
+    """
+    stages: list[StagePlan] = []
+    first_step = 0
+    for number, stage in enumerate(config.stages):
+        batches: list[tuple[int, ...]] = []
+        epoch = 0
+        while (len(batches) < stage.num_steps) if stage.num_steps else (epoch < stage.num_epochs):
+            seed = derived_seed(config.run.seed, "sft shuffle", number, epoch)
+            batches += _deal(examples, config.batch_tokens, torch.Generator().manual_seed(seed))
+            epoch += 1
+        batches = batches[: stage.num_steps] if stage.num_steps else batches
+        stages.append(StagePlan(stage, first_step, tuple(batches)))
+        first_step += len(batches)
+    return Plan(tuple(stages))
+
+
+def _deal(
+    examples: Sequence[Example], batch_tokens: int, generator: torch.Generator
+) -> list[tuple[int, ...]]:
+    """Batches of about `batch_tokens` tokens: one pass over the examples in random order."""
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    ends = list(accumulate(len(examples[i]) for i in order))
+    batches: dict[int, list[int]] = {}
+    for index, end in zip(order, ends, strict=True):
+        batches.setdefault((end - 1) // batch_tokens, []).append(index)
+    return [tuple(batch) for batch in batches.values()]
+
+
+def train_sft(
+    config: SFTConfig, policy: Policy, examples: Sequence[Example], plan: Plan, run: Run, watch: Watch
+) -> int:
+    """Minimise the negative log-likelihood of the completions; the number of steps done comes back.
+
+    A stopped or killed run goes on with the step after its last checkpoint and ends with the same weights.
+    """
+    if config.run.num_threads:
+        torch.set_num_threads(config.run.num_threads)
+    first = plan.stages[0].config.learning_rate
+    settings = OptimizerSettings(
+        first,
+        beta2=config.beta2,
+        weight_decay=config.weight_decay,
+        grad_clip=config.grad_clip,
+        kind=config.optimizer,
+    )
+    trainer = Trainer(policy.model, settings)
+    state = {"policy": PolicyState(policy), "optimizer": OptimizerState(trainer)}
+    done = run.restore(state)
+    watch.advance(done)
+    for step in range(done, plan.num_steps):
+        if step % config.run.save_every == 0:
+            run.save(step, state)
+        started = time.monotonic()
+        minibatch = _pack(config, plan, examples, step)
+        no_reference = tuple(torch.zeros(m.num_loss_tokens) for m in minibatch.microbatches)
+        rate = plan.learning_rate(step)
+        result = trainer.step(minibatch, no_reference, likelihood_loss, learning_rate=rate)
+        done = step + 1
+        metrics = {
+            "step": step,
+            "loss": result.loss,
+            "learning_rate": rate,
+            "grad_norm": result.grad_norm,
+            "tokens": result.num_tokens,
+            "entropy": result.entropy,
+            "seconds/total": round(time.monotonic() - started, 4),
+        }
+        run.record(step, metrics)
+        if step % max(1, plan.num_steps // 10) == 0 or done == plan.num_steps:
+            watch.line(
+                f"step {step:>5}  |  loss {result.loss:.3f} nats a token  |  learning rate {rate:.2e}"
+            )
+        watch.advance()
+        if run.stop_requested:
+            break
+    run.save(done, state)
+    return done
+
+
+def _pack(config: SFTConfig, plan: Plan, examples: Sequence[Example], step: int) -> Minibatch:
+    stage, at = plan.stage_of(step)
+    batch = [examples[i] for i in stage.batches[at]]
+    return pack_minibatch(
+        batch, row_tokens=stage.config.row_tokens, microbatch_tokens=config.microbatch_tokens
+    )
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """The policy as a part of a checkpoint."""
+
+    policy: Policy
+
+    def save_to(self, directory: Path) -> None:
+        save_policy(self.policy, directory)
+
+    def load_from(self, directory: Path) -> None:
+        load_tensors(self.policy.model, directory)
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """The optimizer's moments as a part of a checkpoint, in safetensors: no pickle."""
+
+    trainer: Trainer
+
+    def save_to(self, directory: Path) -> None:
+        tensors = {
+            f"{number}.{index}.{name}": value.contiguous()
+            for number, optimizer in enumerate(self.trainer.optimizers)
+            for index, moments in optimizer.state_dict()["state"].items()
+            for name, value in moments.items()
+        }
+        save_file(tensors, directory / "moments.safetensors")
+
+    def load_from(self, directory: Path) -> None:
+        tensors = load_file(directory / "moments.safetensors")
+        for number, optimizer in enumerate(self.trainer.optimizers):
+            saved = optimizer.state_dict()
+            saved["state"] = {}
+            for key, value in tensors.items():
+                owner, index, name = key.split(".")
+                if int(owner) == number:
+                    saved["state"].setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict(saved)
