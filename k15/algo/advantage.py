@@ -156,18 +156,19 @@ def make_advantage(config: AdvantageSettings) -> Advantage:
     if config.baseline not in by_reward:
         names = ", ".join((*by_reward, "best_of_group"))
         raise ConfigError(f"algorithm.baseline must be one of {names}; got {config.baseline!r}.")
-    formula = by_reward[config.baseline]
+    return partial(_from_rewards, formula=by_reward[config.baseline])
 
-    def advantage(
-        rewards: Float[Tensor, "groups k"],
-        valid: Bool[Tensor, "groups k"],
-        *,
-        lengths: Int[Tensor, "groups k"],
-        correct: Float[Tensor, "groups k"],
-    ) -> Float[Tensor, "groups k"]:
-        return formula(rewards, valid)
 
-    return advantage
+def _from_rewards(
+    rewards: Float[Tensor, "groups k"],
+    valid: Bool[Tensor, "groups k"],
+    *,
+    lengths: Int[Tensor, "groups k"],
+    correct: Float[Tensor, "groups k"],
+    formula: Callable[..., Tensor],
+) -> Float[Tensor, "groups k"]:
+    """An advantage that looks at rewards alone, with the signature of all."""
+    return formula(rewards, valid)
 
 
 def _group_mean(

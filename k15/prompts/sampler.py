@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,13 +123,21 @@ class PromptSampler:
         difference = _difference(saved_ids, list(self._index), state["content"], self._content)
         if difference is not None:
             raise ConfigDriftError(
-                f"a run resumes with the prompt set it was started with; the saved set of {len(saved_ids)} "
-                f"prompts and the present one of {len(self._prompts)} differ: {difference}. "
+                f"a run resumes with the prompt set it was started with; the saved {len(saved_ids)} prompts "
+                f"and the present {len(self._prompts)} differ: {difference}. "
                 "Give the same prompts, or start a new run."
             )
         self._rates = np.array(state["success_rates"], dtype=np.float64)
         self._visited_at = list(state["visited_at"])
         self._next_ordinal = state["next_ordinal"]
+
+    def save_to(self, directory: Path) -> None:
+        """Write the state as `sampler.json`."""
+        (directory / "sampler.json").write_text(json.dumps(self.state()))
+
+    def load_from(self, directory: Path) -> None:
+        """Go on from what `save_to` wrote."""
+        self.restore(json.loads((directory / "sampler.json").read_text()))
 
     def _weights(self, iteration: int) -> np.ndarray:
         """Weight of each prompt under the strategy that holds in this iteration."""
