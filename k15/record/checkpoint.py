@@ -23,8 +23,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 from k15 import __version__
 from k15.crashpoints import crashpoint
@@ -95,7 +97,8 @@ def checkpoint_name(iteration: int) -> str:
     return f"iteration_{iteration:06d}"
 
 
-def library_versions() -> dict[str, str]:
+@cache
+def library_versions() -> Mapping[str, str]:
     """Versions of what the numbers of a run depend on; nothing is imported for it."""
     versions = {"k15": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "tokenizers", "safetensors", "numpy"):
@@ -103,7 +106,7 @@ def library_versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    return versions
+    return MappingProxyType(versions)
 
 
 def commit_checkpoint(
@@ -268,7 +271,7 @@ def _seal(temporary: Path, iteration: int, metadata: Mapping[str, object]) -> No
         sync_path(temporary / name)
         crashpoint("checkpoint.after_fsync_file")
         entries.append(FileEntry(name, (temporary / name).stat().st_size, _digest(temporary / name)))
-    manifest = Manifest(iteration, time.time(), tuple(entries), library_versions(), metadata)
+    manifest = Manifest(iteration, time.time(), tuple(entries), dict(library_versions()), metadata)
     write_file(temporary / MANIFEST, manifest.encode(), point="checkpoint.manifest")
     for parent, _, _ in os.walk(temporary, topdown=False):
         crashpoint("checkpoint.before_fsync_directory")

@@ -64,7 +64,7 @@ def new_claim(
             "created": time.time(),
             "command": command,
             "seed": resolved.get("run", {}).get("seed"),
-            "versions": library_versions(),
+            "versions": dict(library_versions()),
             "data_fingerprints": dict(data_fingerprints),
             "total": total,
             "done": 0,
@@ -136,17 +136,18 @@ def write_manifest(path: Path, manifest: schema.RunManifest) -> None:
 
 
 def move_aside(path: Path) -> None:
-    """Begin to move the run that the folder holds, if any, to `.old-N` inside it.
+    """Move the run that the folder holds, if any, to `.old-N` inside it.
 
-    `finish_moving_aside` does the rest, after a kill too. Hidden entries and the lock stay.
+    Hidden entries and the lock stay. A kill in the middle is made good by `finish_moving_aside`.
 
     Raises:
         RunFolderError: the folder holds something that is not a run.
     """
     if (path / schema.MANIFEST).exists():
         crashpoint("run.before_move_aside")
-        (path / _MOVING).mkdir(exist_ok=True)
+        (path / _MOVING).mkdir()
         sync_path(path)
+        finish_moving_aside(path)
     elif strangers := _RUN_NAMES.intersection(_entries(path)):
         raise _not_a_run(path, strangers)
 

@@ -32,15 +32,22 @@ def decode_line(line: bytes) -> dict[str, Any] | None:
 
 
 class LineLog:
-    """An append-only file of JSON lines, fsynced line by line.
+    """An append-only file of JSON lines.
 
     A line that the disk refuses is kept in memory and written before the next one, so a disk that is
     full for an hour leaves no gap.
+
+    Args:
+        path: the file.
+        point: first word of its crash points.
+        is_synced: fsync every line; else only in `sync`. A killed process loses no line either way, a
+            power cut those since the last `sync`.
     """
 
-    def __init__(self, path: Path, *, point: str) -> None:
+    def __init__(self, path: Path, *, point: str, is_synced: bool) -> None:
         self._path = path
         self._point = point
+        self._is_synced = is_synced
         self._descriptor: int | None = None
         self._size = 0
         self._waiting = b""
@@ -65,26 +72,29 @@ class LineLog:
 
     def append(self, row: Mapping[str, Any]) -> OSError | None:
         """Write one line. If the disk refuses, the error comes back and the line waits."""
+        self._waiting += encode_line(row)
+        return self._write(is_synced=self._is_synced)
+
+    def sync(self) -> OSError | None:
+        """Make all lines durable; the error if the disk refuses."""
+        return self._write(is_synced=True)
+
+    def _write(self, *, is_synced: bool) -> OSError | None:
         if self._descriptor is None:
             raise ValueError(f"{self._path.name} is not open")
-        self._waiting += encode_line(row)
-        return self.flush()
-
-    def flush(self) -> OSError | None:
-        """Write the lines that wait; the error if the disk refuses again."""
-        if self._descriptor is None or not self._waiting:
-            return None
-        crashpoint(f"{self._point}.before_append")
+        crashpoint(f"{self._point}.before_write")
         try:
-            os.ftruncate(self._descriptor, self._size)  # what a refused write may have left
+            if os.fstat(self._descriptor).st_size != self._size:
+                os.ftruncate(self._descriptor, self._size)  # what a refused write left
             write_all(self._descriptor, self._waiting)
-            crashpoint(f"{self._point}.before_fsync")
-            os.fsync(self._descriptor)
+            self._size += len(self._waiting)
+            self._waiting = b""
+            if is_synced:
+                crashpoint(f"{self._point}.before_fsync")
+                os.fsync(self._descriptor)
         except OSError as error:
             return error
-        self._size += len(self._waiting)
-        self._waiting = b""
-        crashpoint(f"{self._point}.after_append")
+        crashpoint(f"{self._point}.after_write")
         return None
 
     def rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> int:
@@ -102,8 +112,8 @@ class LineLog:
 
     def close(self) -> None:
         """Close the file. Doing it twice is fine."""
-        self.flush()
         if self._descriptor is not None:
+            self.sync()
             os.close(self._descriptor)
             self._descriptor = None
 

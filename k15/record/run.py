@@ -71,8 +71,8 @@ class Run:
         self._keep = keep
         self._notify = notify
         self._stop = StopFlag()
-        self._metrics = LineLog(path / schema.METRICS, point="metrics")
-        self._events = LineLog(path / schema.EVENTS, point="events")
+        self._metrics = LineLog(path / schema.METRICS, point="metrics", is_synced=False)
+        self._events = LineLog(path / schema.EVENTS, point="events", is_synced=True)
         self._saved = found.manifest.iteration if found.manifest else None
         self._failed_saves = 0
 
@@ -117,9 +117,9 @@ class Run:
         except OSError as error:
             raise RunFolderError(f"the run folder {path} cannot be used: {error.strerror}.") from error
         try:
+            finish_moving_aside(path)
             if fresh:
                 move_aside(path)
-            finish_moving_aside(path)
             before = read_claim(path, allow_damage=allow_drift)
             claim = new_claim(
                 config, command=command, total=total, data_fingerprints=data_fingerprints or {}
@@ -190,6 +190,7 @@ class Run:
         if found.rejected:
             checkpoint.point_latest(self.checkpoints, found.path.name)
         self._cut(iteration)
+        self._tidy(iteration)
         self._tell("resume", f"going on from {found.path.name}", iteration=iteration)
         return iteration
 
@@ -207,6 +208,7 @@ class Run:
         name = checkpoint.checkpoint_name(iteration)
         if self._saved == iteration:
             return self.checkpoints / name  # saved or restored a moment ago: the state is the same
+        self._metrics.sync()  # later lines are cut on resume, so this is when they must be durable
         try:
             path = checkpoint.commit_checkpoint(
                 self.checkpoints,
