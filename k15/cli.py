@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     grade.add_argument(
         "--timeout-seconds", type=float, default=2.0, help="hard limit for one pair (default: 2)"
     )
+    grade.add_argument("--workers", type=int, default=1, help="grading processes (default: 1)")
     grade.set_defaults(run_command=_grade)
     report = commands.add_parser("report", help="a run as one HTML file")
     report.add_argument("run", type=Path, help="run folder")
@@ -167,9 +168,11 @@ def _demo(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
     import json
 
+    from k15.config.rl import RewardsConfig
     from k15.rewards.lines import grade_math_lines
 
-    for item in grade_math_lines(sys.stdin, timeout_seconds=options.timeout_seconds):
+    config = RewardsConfig(timeout_seconds=options.timeout_seconds, num_workers=options.workers)
+    for item in grade_math_lines(sys.stdin, config):
         print(json.dumps(item, ensure_ascii=False), flush=True)
     return 0
 

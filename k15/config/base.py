@@ -17,7 +17,13 @@ from k15.errors import ConfigError
 class StrictModel(BaseModel):
     """A frozen table of settings; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
 
 
 Config = TypeVar("Config", bound=StrictModel)
@@ -26,14 +32,15 @@ Config = TypeVar("Config", bound=StrictModel)
 def load_config(schema: type[Config], recipe: Path | None, flags: Sequence[str] = ()) -> Config:
     """The config of a run: defaults, then the TOML file, then `--dotted.key value` flags.
 
-    A plain value given for a table sets that table's `path`, so `--model DIR` works.
+    A plain value given for a table sets that table's `path`, so `--model DIR` works. A switch needs no
+    value, and `none` is None, which TOML cannot write.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value breaks its rule.
     """
     tree = _read_toml(recipe) if recipe is not None else {}
-    for key, value in _parse_flags(flags):
-        _assign(tree, key.split("."), value, schema)
+    for key, text in _parse_flags(flags, schema):
+        _assign(tree, key.split("."), text, schema)
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -53,58 +60,87 @@ def config_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}. Give the path of a TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"cannot read the recipe {path}: {error.strerror}. Give the path of a TOML file."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
-def _parse_flags(flags: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _parse_flags(flags: Sequence[str], schema: type[BaseModel]) -> Iterator[tuple[str, str]]:
     queue = list(flags)
     while queue:
         flag = queue.pop(0)
         if not flag.startswith("--"):
-            raise ConfigError(f"a setting starts with two dashes, as in --algorithm.tau 0.1; got {flag!r}.")
+            raise ConfigError(
+                f"a setting starts with two dashes, as in --algorithm.tau 0.1; got {flag!r}."
+            )
         key, equals, text = flag[2:].partition("=")
+        key = key.replace("-", "_")
         if not equals:
-            if not queue:
+            is_last = not queue or queue[0].startswith("--")
+            if is_last and _annotation(schema, key.split(".")) is bool:
+                text = "true"
+            elif queue:
+                text = queue.pop(0)
+            else:
                 raise ConfigError(f"--{key} needs a value, as in --{key} VALUE.")
-            text = queue.pop(0)
-        yield key.replace("-", "_"), _value(text)
+        yield key, text
 
 
-def _value(text: str) -> Any:
-    """A flag's text as a TOML value; text that is none stays text."""
+def _value(text: str, annotation: Any) -> Any:
+    """A flag's text as a TOML value; what is none, or belongs to a text setting, stays text."""
+    kinds = (annotation, *get_args(annotation))
+    if text == "none" and type(None) in kinds:
+        return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, str) or not {str, Path} & {*kinds} else text
 
 
-def _assign(tree: dict[str, Any], keys: list[str], value: Any, schema: Any) -> None:
-    head, rest = keys[0], keys[1:]
-    field = schema.model_fields.get(head) if schema is not None else None
-    table = _table(field.annotation) if field is not None else None
-    if not rest and table is not None and "path" in table.model_fields and not isinstance(value, dict):
-        rest, value = ["path"], str(value)
-    if not rest:
-        tree[head] = value
-        return
-    child = tree.setdefault(head, {})
-    if not isinstance(child, dict):
-        child = tree[head] = {"path": child}
-    _assign(child, rest, value, table)
+def _assign(tree: dict[str, Any], keys: list[str], text: str, schema: type[BaseModel]) -> None:
+    """Put a flag's value into the tree, replacing what stands there."""
+    annotation = _annotation(schema, keys)
+    table = _table(annotation)
+    if table is not None and "path" in table.model_fields and not text.lstrip().startswith("{"):
+        keys, annotation = [*keys, "path"], _annotation(table, ["path"])
+    for depth, key in enumerate(keys[:-1], start=1):
+        child = tree.setdefault(key, {})
+        if isinstance(child, list):
+            above = ".".join(keys[:depth])
+            raise ConfigError(
+                f"--{'.'.join(keys)} reaches into the list {above}, and a flag gives a list as a whole. "
+                f"Write it out, as in --{above} '[...]', or change the recipe."
+            )
+        if not isinstance(child, dict):
+            child = tree[key] = {"path": child}
+        tree = child
+    tree[keys[-1]] = _value(text, annotation)
+
+
+def _annotation(schema: type[BaseModel] | None, keys: Sequence[str]) -> Any:
+    """The type of the setting behind a dotted key; None if there is none."""
+    annotation = None
+    for key in keys:
+        field = schema.model_fields.get(key) if schema is not None else None
+        annotation = field.annotation if field is not None else None
+        schema = _table(annotation)
+    return annotation
 
 
 def _table(annotation: Any) -> type[BaseModel] | None:
     """The model behind an annotation `Table` or `Table | None`; else None."""
-    candidates = [annotation, *get_args(annotation)] if get_origin(annotation) not in (list, tuple, dict) else []
+    is_container = get_origin(annotation) in (list, tuple, dict)
+    candidates = [] if is_container else [annotation, *get_args(annotation)]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _explain(error: ValidationError, schema: type[BaseModel], recipe: Path | None) -> str:
-    known = [key for key, _, _ in config_keys(schema)]
+    known = {key: description for key, _, description in config_keys(schema)}
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the config"
@@ -114,7 +150,8 @@ def _explain(error: ValidationError, schema: type[BaseModel], recipe: Path | Non
             lines.append(f"{where}: unknown key.{hint}")
         else:
             shown = "" if isinstance(problem["input"], Mapping) else f"; got {problem['input']!r}"
-            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+            cure = f". {' '.join(known[where].split())}" if known.get(where) else ""
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{shown}{cure}")
     source = f" in {recipe}" if recipe else ""
     return f"the configuration{source} is wrong:\n  " + "\n  ".join(lines)
 

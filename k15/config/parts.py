@@ -35,7 +35,8 @@ class TinyModelConfig(StrictModel):
     def _heads_divide(self) -> TinyModelConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads must be a multiple of num_kv_heads; got {self.num_heads} and {self.num_kv_heads}"
+                f"num_heads must be a multiple of num_kv_heads; "
+                f"got {self.num_heads} and {self.num_kv_heads}"
             )
         return self
 
@@ -44,7 +45,7 @@ class ModelConfig(StrictModel):
     """The policy: a checkpoint to load, or a tiny model to make."""
 
     path: str | None = None
-    """A directory with a transformers checkpoint, or a name on the hub. None makes `tiny` from scratch."""
+    """A directory with a transformers checkpoint, or a hub name. None makes `tiny` from scratch."""
     tiny: TinyModelConfig = TinyModelConfig()
     """Shape of the model made from scratch; not used when `path` is given."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -93,7 +94,9 @@ class PromptsConfig(StrictModel):
     @model_validator(mode="after")
     def _one_source(self) -> PromptsConfig:
         if (self.path is None) == (not self.tasks):
-            raise ValueError("give either prompts.path (a file) or prompts.tasks (generated families), not both or none")
+            raise ValueError(
+                "give either prompts.path (a file) or prompts.tasks (generated families), not both"
+            )
         return self
 
 
@@ -116,7 +119,7 @@ class EvaluationConfig(StrictModel):
     """Held-out evaluation during a run."""
 
     every: Annotated[int, Field(ge=0)] = 10
-    """Iterations between evaluations, counting from 0; the last iteration is always evaluated. 0 = never."""
+    """Iterations between evaluations, counting from 0; the last one is always evaluated. 0 = never."""
     num_prompts: PositiveInt = 256
     """Held-out prompts, taken in order."""
     num_samples: PositiveInt = 1
@@ -138,4 +141,4 @@ class RunSettings(StrictModel):
     """The journal of finished segments is fsynced at most this often and at the end of every rollout
     phase; 0 = after every segment. A killed process loses nothing either way; a power cut this much."""
     num_threads: Annotated[int, Field(ge=0)] = 2
-    """CPU threads of the trainer; 0 leaves torch's choice. Fixed, because results depend on it in the last bit."""
+    """CPU threads of the trainer; 0 leaves torch's choice. Fixed, because the last bit depends on it."""

@@ -64,7 +64,7 @@ class RolloutConfig(StrictModel):
     prompts_in_flight: PositiveInt = 48
     """Groups that are open at the same time."""
     segment_tokens: PositiveInt = 128
-    """Most tokens that a trajectory gains in one iteration. From `max_tokens` on, rollouts are not partial."""
+    """Most tokens that a trajectory gains in one iteration; from `max_tokens` on, nothing is partial."""
     max_tokens: PositiveInt = 512
     """Cap on the whole completion, L_max."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -86,10 +86,10 @@ class AlgorithmConfig(StrictModel):
     """"mirror_descent" is Eq. 3; "squared" the literal square before Eq. 3, scaled by 1/(2 tau);
     "reinforce" has no regulariser; "grpo" has a clipped token-level ratio."""
     baseline: Literal["mean", "leave_one_out", "log_partition", "standardized", "best_of_group"] = "mean"
-    """"mean": r - r_bar (Eq. 3); "log_partition": r - tau log Z; "standardized": (r - r_bar) / std (GRPO);
-    "best_of_group": ReST, weight 1 for the best completion of the group and 0 for the others."""
+    """"mean": r - r_bar (Eq. 3); "log_partition": r - tau log Z; "standardized": (r - r_bar) / std, as
+    in GRPO; "best_of_group": ReST, weight 1 for the group's best completion and 0 for the others."""
     tau: Annotated[float, Field(gt=0)] = 0.1
-    """Strength of the regulariser towards the iteration's reference. Without effect in an iteration's first step."""
+    """Strength of the regulariser towards the iteration's reference; it is inert in the first step."""
     loss_constant: Annotated[float, Field(gt=0)] = 1.0
     """Constant that divides every completion's loss; never its own length."""
     negative_drop: Share = 0.0
@@ -104,7 +104,7 @@ class LengthPenaltyConfig(StrictModel):
     """The length reward (section 2.3.3): zero at first, then constant. Not a ramp."""
 
     weight: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Weight of the length reward; up to 2 every right answer scores at least as much as every wrong one."""
+    """Weight of the length reward; up to 2 no wrong answer scores above a right one."""
     start_iteration: Annotated[int, Field(ge=0)] = 0
     """Iteration at which the weight switches on."""
 
@@ -150,7 +150,7 @@ class TrainerConfig(StrictModel):
     microbatch_tokens: PositiveInt = 8192
     """Tokens in one forward pass; less needs less memory and gives the same gradient."""
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = 3
-    """A step with NaN or infinity in its gradient is skipped and recorded; more in a row stop the run."""
+    """Steps in a row with NaN or infinity in the gradient that are skipped; one more stops the run."""
 
     @model_validator(mode="after")
     def _two_steps(self) -> TrainerConfig:
@@ -180,7 +180,7 @@ class RLConfig(StrictModel):
     def _needs_a_model(self) -> RLConfig:
         if self.model.path is None:
             raise ValueError(
-                "RL starts from a trained model: set model.path to a checkpoint directory, for instance the "
-                "one that `k15 sft` wrote"
+                "RL starts from a trained model: set model.path to a checkpoint directory, for instance "
+                "the one that `k15 sft` wrote"
             )
         return self

@@ -1,4 +1,4 @@
-"""Config of supervised fine-tuning: the long-CoT warm-up (section 2.2) and vanilla SFT (section 2.5.2)."""
+"""Config of supervised fine-tuning: long-CoT warm-up (section 2.2) and vanilla SFT (section 2.5.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from k15.config.parts import ModelConfig, PositiveInt, RunSettings, Share, TaskC
 
 
 class SFTStageConfig(StrictModel):
-    """One stage of the schedule. The paper has two: 32k tokens, 2e-5 to 2e-6; then 128k, 1e-5 to 1e-6."""
+    """One stage of the schedule. The paper has 32k tokens, 2e-5 to 2e-6; then 128k, 1e-5 to 1e-6."""
 
     row_tokens: PositiveInt = 512
     """Length of a packed row, in tokens; longer examples are refused."""
@@ -47,8 +47,17 @@ class SFTDataConfig(StrictModel):
     @model_validator(mode="after")
     def _one_source(self) -> SFTDataConfig:
         if (self.path is None) == (not self.tasks):
-            raise ValueError("give either data.path (a file) or data.tasks (generated families), not both or none")
+            raise ValueError(
+                "give either data.path (a file) or data.tasks (generated families), not both"
+            )
         return self
+
+
+class SFTRunSettings(RunSettings):
+    """What a run is, with fewer checkpoints: a step of SFT is short."""
+
+    save_every: PositiveInt = 200
+    """Steps between checkpoints."""
 
 
 class SFTConfig(StrictModel):
@@ -70,4 +79,4 @@ class SFTConfig(StrictModel):
     """Largest gradient norm."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon" uses Muon for the matrices inside the layers and AdamW for the rest."""
-    run: RunSettings = RunSettings(save_every=200)
+    run: SFTRunSettings = SFTRunSettings()

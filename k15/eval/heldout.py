@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 from k15.engine.base import Engine
 from k15.record.metrics import quantile, wilson_interval
@@ -36,11 +38,15 @@ class Evaluation:
         right = sum(v.correct for _, _, v in pairs)
         low, high = wilson_interval(int(right), len(pairs))
         lengths = [t.length for _, t, _ in pairs]
+        middle = fmean(lengths)
+        spread = 1.96 * (stdev(lengths) / math.sqrt(len(lengths)) if len(lengths) > 1 else 0.0)
         result |= {
             "eval/accuracy": right / len(pairs),
             "eval/accuracy_low": low,
             "eval/accuracy_high": high,
-            "eval/length_mean": sum(lengths) / len(lengths),
+            "eval/length_mean": middle,
+            "eval/length_low": middle - spread,
+            "eval/length_high": middle + spread,
             "eval/length_p95": quantile(lengths, 0.95),
             "eval/share_length": sum(t.stop is StopReason.LENGTH for _, t, _ in pairs) / len(pairs),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import mean
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from k15.algo.diagnostics import zero_advantage_share
 from k15.prompts.sampler import PromptSampler
-from k15.record.metrics import completion_metrics
 from k15.record.rows import GradedGroup, rollout_rows
 from k15.rollout.buffer import RolloutBuffer
 from k15.stages.scores import Scores
@@ -59,7 +58,7 @@ class IterationLog:
     """Collects what happens in one iteration; `finish` turns it into what is recorded."""
 
     iteration: int
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     warnings: list[tuple[str, str]] = field(default_factory=list)
@@ -72,7 +71,7 @@ class IterationLog:
         try:
             yield
         finally:
-            self.seconds[name] += time.monotonic() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
     def rolled_out(self, stats: EngineStats, buffer: RolloutBuffer) -> None:
         """After the rollout phase, before finished groups leave the buffer."""
@@ -94,13 +93,12 @@ class IterationLog:
         gap: Tensor,
         decode: Callable[[Sequence[int]], str],
     ) -> None:
-        """After the training phase: every completion becomes a row, and the rows become metrics.
+        """After the training phase: every completion becomes a row.
 
         The step metrics are means over the iteration's optimizer steps, but force ratio and Delta,
         which are the last step's: they start at zero in the first.
         """
         self.rows = list(rollout_rows(self.iteration, outcomes.by_group(examples), decode))
-        self.metrics |= completion_metrics(self.rows)
         self.metrics |= {
             "train/zero_advantage_share": zero_advantage_share(
                 outcomes.advantages, outcomes.scores.valid
@@ -157,26 +155,25 @@ class IterationLog:
             self.warnings.append(
                 ("no_answers", "no completion of this iteration has an answer to judge")
             )
-        if self.metrics.get("train/num_faults"):
-            reasons = Counter(row["reason"] for row in self.rows if row["outcome"] == "fault")
+        if reasons := Counter(row["reason"] for row in self.rows if row["outcome"] == "fault"):
             self.warnings.append(
                 ("faults", f"verdicts that are our fault: {dict(reasons.most_common(3))}")
             )
 
-    def line(self) -> str:
-        """One readable line."""
-        m = self.metrics
-        parts = [f"iteration {self.iteration:>4}"]
-        if "train/accuracy" in m:
-            parts.append(f"train {m['train/accuracy']:5.1%}  {m['train/length_mean']:5.0f} tokens")
-        else:
-            parts.append("no group finished yet")
-        if "eval/accuracy" in m:
-            parts.append(f"held-out {m['eval/accuracy']:5.1%}  {m['eval/length_mean']:5.0f} tokens")
-        if m.get("update/force_ratio") is not None:
-            parts.append(f"force {m['update/force_ratio']:.2f}  entropy {m['update/entropy']:.2f}")
-        if "rollout/num_tokens" in m:
-            parts.append(f"{m['rollout/unfinished_trajectories']:>3} unfinished")
-            parts.append(f"{m['rollout/tokens_per_second']:6.0f} tok/s")
-        parts.append(f"{time.monotonic() - self._started:4.1f} s")
-        return "  |  ".join(parts)
+
+def describe(m: Mapping[str, Any]) -> str:
+    """An iteration's metrics line as one readable line."""
+    parts = [f"iteration {m['iteration']:>4}"]
+    if "train/accuracy" in m:
+        parts.append(f"train {m['train/accuracy']:6.1%} {m['train/length_mean']:5.0f} tokens")
+    if "eval/accuracy" in m:
+        parts.append(f"held-out {m['eval/accuracy']:6.1%} {m['eval/length_mean']:5.0f} tokens")
+    if "rollout/num_tokens" in m:
+        parts.append(
+            f"{m['rollout/unfinished_trajectories']:>4} unfinished {m['rollout/tokens_per_second']:6.0f} tok/s"
+        )
+    if m.get("update/force_ratio") is not None:
+        parts.append(f"force {m['update/force_ratio']:.2f} entropy {m['update/entropy']:.2f}")
+    if "seconds/total" in m:
+        parts.append(f"{m['seconds/total']:4.1f} s")
+    return " | ".join(parts)

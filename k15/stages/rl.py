@@ -20,7 +20,7 @@ from k15.prompts.sampler import PromptSampler
 from k15.record.run import Run, Saveable
 from k15.rewards.grader import Grader
 from k15.rollout.buffer import RolloutBuffer
-from k15.stages.iteration import IterationLog, Outcomes
+from k15.stages.iteration import IterationLog, Outcomes, describe
 from k15.stages.scores import Scores
 from k15.stages.watch import Watch
 from k15.train.batch import engine_gap, examples_of, pack
@@ -197,12 +197,12 @@ def evaluate_at_end(
         sampling = sampling_params(config, cluster.policy)
         evaluate_if_due(config, config.num_iterations, engine, prompts, grader, sampling, log, watch)
     if log.metrics:
-        run.record(
+        line = run.record(
             config.num_iterations,
             {"iteration": config.num_iterations, "time": time.time(), **log.metrics},
             [],
         )
-        watch.line(log.line())
+        watch.line(describe(line))
     return log.metrics
 
 
@@ -216,9 +216,8 @@ def conclude(
 ) -> None:
     """Record the iteration, and tell."""
     metrics = log.finish(weights, sampler, length_weight)
-    run.record(log.iteration, metrics, log.rows)
+    line = run.record(log.iteration, metrics, log.rows)
     for kind, message in log.warnings:
-        run.event(kind, message, iteration=log.iteration)
-        watch.line(f"warning: {message}")
-    watch.line(log.line())
+        run.event(kind, f"warning: {message}", iteration=log.iteration)
+    watch.line(describe(line))
     watch.advance()

@@ -33,7 +33,7 @@ TABLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("0", "1", "tasks", "sandbox", "models", "weights", "engine.base"),
     ),
     ("4", ("eval", "cluster"), ("0", "1", "2", "3")),
-    ("5", ("stages",), ("0", "1", "2", "3", "4")),
+    ("5", ("stages",), ("0", "1", "2", "3", "4", "report")),
     ("6", ("cli",), ("0", "config", "stages")),
     ("6", ("__main__",), ("cli",)),
     ("-", ("report", "viewer"), ("0", "record")),

@@ -73,7 +73,9 @@ def test_a_plain_value_for_a_table_is_its_path(recipe: Path):
     assert config.prompts.seed == 5
 
 
-@pytest.mark.parametrize("name", ["7", "2024", "2024-05-01", "org/name", "with space", "a=b"])
+@pytest.mark.parametrize(
+    "name", ["7", "2024", "2024-05-01", "1e3", "true", "org/name", "with space", "a=b"]
+)
 def test_a_path_may_look_like_a_number(name: str):
     assert load_config(RLConfig, None, (*NEEDED, "--model", name)).model.path == name
     assert load_config(RLConfig, None, (*NEEDED, f"--model={name}")).model.path == name
@@ -112,7 +114,7 @@ def test_an_unknown_key_of_the_file_names_the_file(recipe: Path):
     [
         (("--rollout.group_size", "1"), "rollout.group_size", "greater than or equal to 2", "got 1"),
         (("--algorithm.tau", "0"), "algorithm.tau", "greater than 0", "got 0"),
-        (("--algorithm.tau", "nan"), "algorithm.tau", "greater than 0", "got nan"),
+        (("--algorithm.tau", "nan"), "algorithm.tau", "finite", "got nan"),
         (("--algorithm.loss", "ppo"), "algorithm.loss", "'mirror_descent'", "got 'ppo'"),
         (("--rollout.max_tokens", "many"), "rollout.max_tokens", "valid integer", "got 'many'"),
         (("--length_penalty.weight", "3"), "length_penalty.weight", "less than or equal to 2", "got 3"),
@@ -140,17 +142,58 @@ def test_what_does_not_fit_together_comes_with_a_cure(flags: tuple[str, ...], cu
     assert cure in _refusal(*flags)
 
 
+def test_a_broken_rule_says_what_the_setting_is():
+    assert "because the baseline is the group's mean (Eq. 3)" in _refusal(
+        *NEEDED, "--rollout.group_size", "1"
+    )
+
+
+def test_none_is_a_value(recipe: Path):
+    recipe.write_text(recipe.read_text() + "[rollout]\nmax_staleness = 2\n")
+    assert load_config(RLConfig, recipe).rollout.max_staleness == 2
+    config = load_config(RLConfig, recipe, ("--rollout.max_staleness", "none"))
+    assert config.rollout.max_staleness is None
+    assert load_config(SFTConfig, None, ("--data", "d", "--model", "none")).model.path is None
+
+
+@pytest.mark.parametrize("rest", [(), ("--run.seed", "3"), ("true",)])
+def test_a_switch_needs_no_value(rest: tuple[str, ...]):
+    assert load_config(RLConfig, None, (*NEEDED, "--prompts.skip-bad-rows", *rest)).prompts.skip_bad_rows
+
+
+@pytest.mark.parametrize("text", ["12", "true", "[1]", "none", "a = b", '"'])
+def test_a_text_setting_takes_the_text_as_it_stands(text: str):
+    assert load_config(RLConfig, None, (*NEEDED, "--prompts.suffix", text)).prompts.suffix == text
+    assert (
+        load_config(RLConfig, None, (*NEEDED, "--prompts.suffix", '" Box it.\\n"')).prompts.suffix
+        == " Box it.\n"
+    )
+
+
+def test_a_flag_into_a_list_says_how_to_give_the_list(recipe: Path):
+    message = _refusal("--prompts.tasks.0.num_train", "5", recipe=recipe)
+    assert "--prompts.tasks.0.num_train reaches into the list prompts.tasks" in message
+    assert "--prompts.tasks '[...]'" in message
+
+
+def test_infinity_is_no_setting():
+    assert "finite" in _refusal(*NEEDED, "--algorithm.tau", "inf")
+
+
 def test_every_mistake_is_shown_at_once():
     message = _refusal("--rollout.group_size", "1", "--algorithm.tau", "0")
     for key in ("num_iterations", "prompts", "rollout.group_size", "algorithm.tau"):
         assert f"\n  {key}: " in message
 
 
-@pytest.mark.parametrize(("text", "word"), [(None, "cannot read"), ("tau = = 1", "not valid TOML")])
-def test_an_unusable_file_is_named(tmp_path: Path, text: str | None, word: str):
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [(None, "cannot read"), (b"tau = = 1", "not valid TOML"), (b"\xff\xfe", "not valid TOML")],
+)
+def test_an_unusable_file_is_named(tmp_path: Path, text: bytes | None, word: str):
     path = tmp_path / "broken.toml"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text)
     message = _refusal(recipe=path)
     assert word in message
     assert str(path) in message

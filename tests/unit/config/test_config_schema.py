@@ -63,8 +63,18 @@ def test_config_keys_shows_the_default_that_holds(schema: type[StrictModel]):
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
-        given = key in needed or key.split(".")[0] in NEEDED[schema] or key == "run.save_every"
+        given = key in needed or key.split(".")[0] in NEEDED[schema]
         assert given or value == default, key
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_one_setting_of_a_table_leaves_the_others_at_their_defaults(schema: type[StrictModel]):
+    defaults = schema.model_validate(NEEDED[schema])
+    for table in set(schema.model_fields) - set(NEEDED[schema]):
+        saved = defaults.model_dump()[table]
+        for name in saved if isinstance(saved, dict) else ():
+            one = schema.model_validate({**NEEDED[schema], table: {name: saved[name]}})
+            assert one == defaults, f"{table}.{name}"
 
 
 @pytest.mark.parametrize("schema", ALL, ids=lambda schema: schema.__name__)
