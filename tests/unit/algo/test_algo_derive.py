@@ -2,7 +2,7 @@
 
 import torch
 
-from k15.algo.derive import derived_uniform
+from k15.algo.derive import derived_seed, derived_uniform
 
 
 def test_the_numbers_never_change() -> None:
@@ -35,3 +35,10 @@ def test_numbers_are_uniform_and_neighbours_are_uncorrelated() -> None:
     chi_square = ((counts - 400) ** 2 / 400).sum()
     assert torch.special.gammaincc(torch.tensor(49 / 2), chi_square / 2) > 0.01
     assert torch.corrcoef(torch.stack([numbers[:-1], numbers[1:]]))[0, 1].abs() < 0.02
+
+
+def test_a_derived_seed_is_the_same_number_as_a_whole_one() -> None:
+    for ordinal in range(50):
+        seed = derived_seed(5, "shuffle", ordinal)
+        assert 0 <= seed < 2**53
+        assert seed / 2**53 == derived_uniform(5, "shuffle", ordinal)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +272,12 @@ def test_a_curriculum_whose_threshold_leaves_nothing_is_refused(
     make_sampler(
         2, difficulties=labels, strategy="uniform", hard_difficulty=3.0
     )  # not used, not checked
+
+
+def test_a_checkpoint_directory_holds_the_whole_state(tmp_path: Path) -> None:
+    saved, loaded = make_sampler(12, seed=2), make_sampler(12, seed=2)
+    drive(saved, range(5))
+    saved.save_to(tmp_path)
+    loaded.load_from(tmp_path)
+    assert loaded.state() == saved.state()
+    assert drive(loaded, range(5, 9)) == drive(saved, range(5, 9))
