@@ -20,3 +20,8 @@ def derived_uniform(seed: int, purpose: str, *keys: int) -> float:
     text = "/".join((purpose, str(seed), *map(str, keys)))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+def derived_seed(seed: int, purpose: str, *keys: int) -> int:
+    """A seed for a generator, in [0, 2^53), that depends on the seed, the purpose and the keys only."""
+    return int(derived_uniform(seed, purpose, *keys) * 2**53)
