@@ -85,7 +85,7 @@ class RunLock:
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            is_exclusive = _lock(descriptor, path)
+            is_exclusive = _lock(descriptor, path, min(patience_seconds, 3.0))
             previous = _read_owner(descriptor)
             if previous is not None and _is_alive(previous, path, is_exclusive, patience_seconds):
                 raise RunLockedError(_refusal(path, str(previous)))
@@ -154,27 +154,42 @@ _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
 os.register_at_fork(after_in_child=lambda: [lock._forget_in_child() for lock in tuple(_held)])
 
 
-def _lock(descriptor: int, path: Path) -> bool:
-    """True if the kernel gave us the lock, False if this file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunLockedError(
-            _refusal(path, str(_read_owner(descriptor) or "an unknown process"))
-        ) from None
-    except OSError:
-        return False
-    return True
+def _lock(descriptor: int, path: Path, patience_seconds: float) -> bool:
+    """True if the kernel gave us the lock, False if this file system has no locks.
+
+    The lock of a process that has just ended may be freed a moment later, by the kernel that takes a
+    large process apart or by a fork that is only beginning: only then it is worth waiting.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _read_owner(descriptor)
+            if time.monotonic() >= deadline or (owner is not None and not _has_ended(owner)):
+                raise RunLockedError(_refusal(path, str(owner or "an unknown process"))) from None
+            time.sleep(0.02)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def _has_ended(owner: Owner) -> bool:
+    """Whether an owner has released the lock, or was on this machine and is gone. False where unknown."""
+    is_here = _is_same_kernel(owner, _this_process()) and owner.started is not None
+    return owner.beat < 0 or (is_here and _start_time(owner.pid) != owner.started)
+
+
+def _is_same_kernel(owner: Owner, this: Owner) -> bool:
+    return owner.boot_id == this.boot_id and bool(owner.boot_id or owner.host == this.host)
 
 
 def _is_alive(owner: Owner, path: Path, is_exclusive: bool, patience_seconds: float) -> bool:
-    if owner.beat < 0:
+    if _has_ended(owner):
         return False
-    this = _this_process()
-    if owner.boot_id == this.boot_id and (owner.boot_id or owner.host == this.host):
-        if is_exclusive:
-            return False  # one kernel: it would not have given us the lock of a living process
-        return owner.started is not None and _start_time(owner.pid) == owner.started
+    if _is_same_kernel(owner, _this_process()):
+        return not is_exclusive  # one kernel: it would not have given us the lock of a living process
     deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         time.sleep(min(0.25, patience_seconds / 4))

@@ -1,8 +1,8 @@
 """A process that commits checkpoints, for tests that kill it. Imports no torch.
 
-    python record_child.py saves DIRECTORY          commits iterations 1..4, keeping 2; prints each one
-    python record_child.py read DIRECTORY           loads the newest in a loop until DIRECTORY/stop exists
-    python record_child.py lock FILE [fork]         takes the lock, prints its pid, sleeps
+python record_child.py saves DIRECTORY          commits iterations 1..4, keeping 2; prints each one
+python record_child.py read DIRECTORY           loads the newest in a loop until DIRECTORY/stop exists
+python record_child.py lock FILE [fork]         takes the lock, prints its pid, sleeps
 """
 
 import os
@@ -56,7 +56,8 @@ def read(directory: Path) -> None:
         newest = newest_valid(directory)
         if loads == 0 and newest.path is None:
             continue  # nothing was ever saved yet
-        assert newest.path is not None and newest.manifest is not None
+        assert newest.path is not None
+        assert newest.manifest is not None
         assert not newest.rejected, newest.rejected
         assert newest.manifest.iteration >= last, "the newest checkpoint went backwards"
         last = newest.manifest.iteration

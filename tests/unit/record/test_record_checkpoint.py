@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from record_disk import refusing
 
 from k15.errors import CorruptCheckpointError, RunFolderError
 from k15.record import checkpoint as module
@@ -48,7 +49,9 @@ def test_a_committed_checkpoint_verifies_and_says_what_it_holds(tmp_path: Path) 
     ]
     assert {"k15", "torch", "python"} <= manifest.versions.keys()
     assert (tmp_path / "latest").read_text() == "iteration_000012\n"
-    check = subprocess.run(["sha256sum", path / "weights.bin"], capture_output=True, text=True, check=True)
+    check = subprocess.run(
+        ["sha256sum", path / "weights.bin"], capture_output=True, text=True, check=True
+    )
     assert check.stdout.split()[0] == manifest.files[1].sha256  # an independent program agrees
 
 
@@ -56,7 +59,8 @@ def test_the_newest_is_found_by_number_not_by_name_or_hint(tmp_path: Path) -> No
     for iteration in (999_999, 1_000_000, 5):
         _commit(tmp_path, iteration)  # `latest` ends up on 5
     newest = newest_valid(tmp_path)
-    assert newest.manifest is not None and newest.manifest.iteration == 1_000_000
+    assert newest.manifest is not None
+    assert newest.manifest.iteration == 1_000_000
     assert newest.rejected == ()
 
 
@@ -83,7 +87,9 @@ def _damages(data: bytes, noise: random.Random):
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "loop/state.json", "manifest.json"])
-def test_every_damage_to_a_file_is_found_and_the_older_checkpoint_taken(tmp_path: Path, name: str) -> None:
+def test_every_damage_to_a_file_is_found_and_the_older_checkpoint_taken(
+    tmp_path: Path, name: str
+) -> None:
     _commit(tmp_path, 1)
     newest = _commit(tmp_path, 2)
     data = (newest / name).read_bytes()
@@ -95,17 +101,22 @@ def test_every_damage_to_a_file_is_found_and_the_older_checkpoint_taken(tmp_path
         else:
             (newest / name).write_bytes(damaged)
         found = newest_valid(tmp_path)
-        assert found.manifest is not None and found.manifest.iteration == 1
+        assert found.manifest is not None
+        assert found.manifest.iteration == 1
         assert [rejected.path for rejected in found.rejected] == [newest]
         (newest / name).write_bytes(data)
-    assert verify_checkpoint(newest).iteration == 2  # the untouched one is fine: nothing was found by chance
+    assert (
+        verify_checkpoint(newest).iteration == 2
+    )  # the untouched one is fine: nothing was found by chance
 
 
 def test_every_single_bit_of_a_manifest_counts(tmp_path: Path) -> None:
     path = _commit(tmp_path, 1) / "manifest.json"
     data = path.read_bytes()
     for bit in range(0, 8 * len(data), 13):
-        path.write_bytes(data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :])
+        path.write_bytes(
+            data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :]
+        )
         with pytest.raises(CorruptCheckpointError):
             verify_checkpoint(path.parent)
 
@@ -115,7 +126,8 @@ def test_a_deleted_directory_is_missed_when_latest_names_it(tmp_path: Path) -> N
     newest = _commit(tmp_path, 2)
     newest.rename(tmp_path / "elsewhere")
     found = newest_valid(tmp_path)
-    assert found.manifest is not None and found.manifest.iteration == 1
+    assert found.manifest is not None
+    assert found.manifest.iteration == 1
     assert [rejected.path for rejected in found.rejected] == [newest]
     assert "gone" in found.rejected[0].reason
 
@@ -130,7 +142,9 @@ def test_files_that_do_not_belong_are_refused(tmp_path: Path, damage: str) -> No
         (path / "weights.bin").symlink_to(tmp_path / "weights.bin")
     else:
         path = path.rename(tmp_path / checkpoint_name(7))
-    with pytest.raises(CorruptCheckpointError, match="not in the manifest|symbolic link|that of iteration 1"):
+    with pytest.raises(
+        CorruptCheckpointError, match=r"not in the manifest|symbolic link|that of iteration 1"
+    ):
         verify_checkpoint(path)
 
 
@@ -161,64 +175,51 @@ def test_an_intact_checkpoint_of_a_newer_format_is_refused_not_skipped(
 
 # REL-08 ------------------------------------------------------------------------------------
 
-DISK_CALLS = ("write", "fsync", "rename", "replace", "mkdir", "ftruncate", "unlink")
-
-
-def _fail_at(monkeypatch: pytest.MonkeyPatch, number: int, code: int, *, once: bool) -> list[str]:
-    """The `number`-th call that changes the disk fails (and all after it); the list tells which failed."""
-    calls, failed = 0, []
-
-    def wrap(name: str):
-        original = getattr(os, name)
-
-        def call(*args, **kwargs):
-            nonlocal calls
-            calls += 1
-            if calls == number or (calls > number and not once):
-                failed.append(name)
-                raise OSError(code, os.strerror(code))
-            return original(*args, **kwargs)
-
-        return call
-
-    for name in DISK_CALLS:
-        monkeypatch.setattr(os, name, wrap(name))
-    return failed
-
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
 @pytest.mark.parametrize("once", [True, False])
-def test_a_refused_disk_call_never_costs_the_old_checkpoint(tmp_path: Path, code: int, once: bool) -> None:
+def test_a_refused_disk_call_never_costs_the_old_checkpoint(
+    tmp_path: Path, code: int, once: bool
+) -> None:
     kinds: set[str] = set()
     number = 0
     while True:
         number += 1
         directory = tmp_path / str(number)
         _commit(directory, 1)
-        with pytest.MonkeyPatch.context() as patch:
-            failed = _fail_at(patch, number, code, once=once)
+        error = None
+        with refusing(number, code, once=once) as failed:
             try:
                 _commit(directory, 2)
-            except OSError as error:
-                assert error.errno == code
-            else:
-                assert failed in ([], ["mkdir"])  # of a directory that exists: nothing was lost
-                assert verify_checkpoint(directory / checkpoint_name(2)).iteration == 2
+            except OSError as refused:
+                error = refused
+        if error is None:
+            assert failed in ([], ["mkdir"])  # of a directory that exists: nothing was lost
+            assert verify_checkpoint(directory / checkpoint_name(2)).iteration == 2
+        else:
+            assert error.errno == code
         if not failed:
             break
         kinds |= {failed[0]}
         clean_directory(directory)
         found = newest_valid(directory)
-        assert found.manifest is not None and found.manifest.iteration in (1, 2)
+        assert found.manifest is not None
+        assert found.manifest.iteration in (1, 2)
         assert not found.rejected
-        assert {path.name for path in directory.iterdir()} <= {"latest", checkpoint_name(1), checkpoint_name(2)}
+        assert {path.name for path in directory.iterdir()} <= {
+            "latest",
+            checkpoint_name(1),
+            checkpoint_name(2),
+        }
         _commit(directory, 2)  # space has returned
         assert verify_checkpoint(directory / checkpoint_name(2)).iteration == 2
     assert number > 12
     assert kinds >= {"write", "fsync", "rename", "replace", "mkdir"}
 
 
-def test_everything_is_synced_before_it_becomes_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_synced_before_it_becomes_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A power cut keeps only what was fsynced before: the order is the guarantee (A.4)."""
     trace: list[tuple[str, str]] = []
     fsync, rename = os.fsync, os.rename
@@ -235,8 +236,16 @@ def test_everything_is_synced_before_it_becomes_visible(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "rename", record_rename)
     final = _commit(tmp_path / "checkpoints", 3)
     renamed = trace.index(("rename", str(final)))
-    before = {path.split(".tmp-")[1].partition("/")[2] for kind, path in trace[:renamed] if ".tmp-" in path}
-    assert before == {"weights.bin", "loop/state.json", "manifest.json", "loop", ""}  # files and directories
+    before = {
+        path.split(".tmp-")[1].partition("/")[2] for kind, path in trace[:renamed] if ".tmp-" in path
+    }
+    assert before == {
+        "weights.bin",
+        "loop/state.json",
+        "manifest.json",
+        "loop",
+        "",
+    }  # files and directories
     names = [path.rpartition("/")[2] for _, path in trace[:renamed]]
     assert names.index("manifest.json") > max(names.index("weights.bin"), names.index("state.json"))
     assert trace[renamed + 1] == ("fsync", str(final.parent))
@@ -253,7 +262,11 @@ def test_retention_keeps_the_newest_valid_ones(tmp_path: Path) -> None:
     assert retire_checkpoints(tmp_path, keep=2) == [checkpoint_name(1)]  # 3 does not count as kept
     _commit(tmp_path, 5)
     assert retire_checkpoints(tmp_path, keep=2) == [checkpoint_name(3), checkpoint_name(2)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint_name(4), checkpoint_name(5), "latest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        checkpoint_name(4),
+        checkpoint_name(5),
+        "latest",
+    ]
     with pytest.raises(ValueError, match="at least 1"):
         retire_checkpoints(tmp_path, keep=0)
 
@@ -263,7 +276,8 @@ def test_a_rejected_checkpoint_never_comes_back_and_goes_with_its_age(tmp_path: 
         _commit(tmp_path, iteration)
     reject_checkpoint(tmp_path / checkpoint_name(2))
     found = newest_valid(tmp_path)
-    assert found.manifest is not None and found.manifest.iteration == 1
+    assert found.manifest is not None
+    assert found.manifest.iteration == 1
     retire_checkpoints(tmp_path, keep=1)
     assert (tmp_path / f".rejected-{checkpoint_name(2)}").exists()
     _commit(tmp_path, 3)
@@ -282,11 +296,15 @@ def test_a_kill_between_the_two_renames_of_an_exchange_is_made_good(tmp_path: Pa
 
 
 def test_a_reader_never_sees_an_invalid_checkpoint(tmp_path: Path) -> None:
-    reader = subprocess.Popen([sys.executable, CHILD, "read", tmp_path], stdout=subprocess.PIPE, text=True)
+    reader = subprocess.Popen(
+        [sys.executable, CHILD, "read", tmp_path], stdout=subprocess.PIPE, text=True
+    )
     for iteration in range(1, 201):
         _commit(tmp_path, iteration, size=3000)
         retire_checkpoints(tmp_path, keep=3)
-        numbers = [name for name in os.listdir(tmp_path) if name.startswith("iteration_") and "." not in name]
+        numbers = [
+            name for name in os.listdir(tmp_path) if name.startswith("iteration_") and "." not in name
+        ]
         assert 1 <= len(numbers) <= 4
     time.sleep(0.2)
     (tmp_path / "stop").touch()

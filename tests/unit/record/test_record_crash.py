@@ -44,7 +44,9 @@ def _assert_whole(directory: Path, iterations: set[int]) -> None:
     iteration = found.manifest.iteration if found.manifest else 0
     assert iteration in iterations
     if found.path is not None:
-        assert {name: (found.path / name).read_bytes() for name in contents(iteration)} == contents(iteration)
+        assert {name: (found.path / name).read_bytes() for name in contents(iteration)} == contents(
+            iteration
+        )
 
 
 def test_sigkill_at_every_point_of_a_save(tmp_path: Path) -> None:
@@ -52,7 +54,9 @@ def test_sigkill_at_every_point_of_a_save(tmp_path: Path) -> None:
     assert _run_child(tmp_path / "unbroken", K15_CRASH_COUNT=str(log)) == (0, 4)
     passes = _passes(log)
     assert len(passes) >= 24
-    points = [(name, min(3, count)) for name, count in sorted(passes.items())]  # 3: an exchange and a retirement
+    points = [
+        (name, min(3, count)) for name, count in sorted(passes.items())
+    ]  # 3: an exchange and a retirement
     for name, number in points:
         directory = tmp_path / f"{name}-{number}"
         status, committed = _run_child(directory, K15_CRASH=f"{name}:{number}")
@@ -113,7 +117,9 @@ def _rows(iteration: int, value: int) -> list[dict]:
 def _train(path: Path, *, fresh: bool = False) -> int:
     """Six iterations with a save before every second one; the final state comes back."""
     state = _Sum()
-    with Run.open(path, _Settings(), command="test", total=6, fresh=fresh, notify=lambda text: None) as run:
+    with Run.open(
+        path, _Settings(), command="test", total=6, fresh=fresh, notify=lambda text: None
+    ) as run:
         for iteration in range(run.restore({"sum": state}), 6):
             if iteration % 2 == 0:
                 run.save(iteration, {"sum": state})
@@ -170,7 +176,13 @@ def test_sigkill_anywhere_in_a_run_then_again_gives_the_unbroken_run(
     log = tmp_path / "points"
     assert _in_killed_process(lambda: _train(tmp_path / "count"), {"K15_CRASH_COUNT": str(log)}) == 0
     passes = _passes(log)
-    assert {name.partition(".")[0] for name in passes} == {"checkpoint", "metrics", "events", "rollouts", "run"}
+    assert {name.partition(".")[0] for name in passes} == {
+        "checkpoint",
+        "metrics",
+        "events",
+        "rollouts",
+        "run",
+    }
     points = [
         (name, number)
         for name, count in sorted(passes.items())

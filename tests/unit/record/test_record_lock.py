@@ -38,7 +38,9 @@ class _Owner:
         self.process.stdout.close()
 
 
-def test_a_second_process_is_refused_at_once_and_takes_over_when_the_first_is_killed(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_at_once_and_takes_over_when_the_first_is_killed(
+    tmp_path: Path,
+) -> None:
     owner = _Owner(tmp_path / "lock.json")
     try:
         started = time.monotonic()
@@ -128,7 +130,9 @@ def test_an_owner_on_another_host_is_dead_when_its_heart_stands_still_whatever_t
     path = tmp_path / "lock.json"
     _foreign(path, since=time.time() + 3600)
     jump = iter(range(10**6))
-    monkeypatch.setattr(time, "time", lambda: 1e9 + 3600.0 * (-1) ** next(jump))  # the wall clock jumps by 2 h
+    monkeypatch.setattr(
+        time, "time", lambda: 1e9 + 3600.0 * (-1) ** next(jump)
+    )  # the wall clock jumps by 2 h
     started = time.monotonic()
     lock = RunLock.acquire(path, patience_seconds=0.2)
     assert 0.2 <= time.monotonic() - started < 2.0
@@ -159,7 +163,9 @@ def test_without_kernel_locks_a_living_pid_owns_and_a_recycled_one_does_not(
     path.write_text(json.dumps(asdict(this)))
     with pytest.raises(RunLockedError, match=f"process {os.getpid()} "):
         RunLock.acquire(path)
-    path.write_text(json.dumps(asdict(replace(this, started=this.started - 1))))  # same pid, another process
+    path.write_text(
+        json.dumps(asdict(replace(this, started=this.started - 1)))
+    )  # same pid, another process
     RunLock.acquire(path).release()
     path.write_text(json.dumps(asdict(replace(this, pid=2**22 + 1))))  # no such process
     RunLock.acquire(path).release()
@@ -172,7 +178,7 @@ def test_without_kernel_locks_the_last_of_two_newcomers_wins(
     path = tmp_path / "lock.json"
     timer = threading.Timer(0.05, lambda: _foreign(path))
     timer.start()
-    with pytest.raises(RunLockedError, match="belongs to process .* on elsewhere"):
+    with pytest.raises(RunLockedError, match=r"belongs to process .* on elsewhere"):
         RunLock.acquire(path)
     timer.join()
 

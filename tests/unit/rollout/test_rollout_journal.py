@@ -67,7 +67,9 @@ def test_segments_come_back_bit_for_bit(path: Path) -> None:
     )
     _write(path, [*SEGMENTS, extreme])
     assert Journal.read(path) == [*SEGMENTS, extreme]
-    assert math.copysign(1.0, Journal.read(path)[-1].logprobs[0]) == -1.0  # == does not tell -0.0 from 0.0
+    assert (
+        math.copysign(1.0, Journal.read(path)[-1].logprobs[0]) == -1.0
+    )  # == does not tell -0.0 from 0.0
 
 
 def test_a_missing_an_empty_and_a_just_begun_journal_hold_nothing(path: Path) -> None:
@@ -165,7 +167,8 @@ def test_a_refused_append_leaves_the_journal_as_it_was(
         patch.setattr(os, "write", full)
         assert not journal.append(SEGMENTS[1])
     assert journal.num_failed == 1
-    assert journal.last_error is not None and journal.last_error.errno == code
+    assert journal.last_error is not None
+    assert journal.last_error.errno == code
     assert Journal.read(path) == SEGMENTS[:1]
     assert journal.append(SEGMENTS[2])  # space has returned
     journal.close()
@@ -177,7 +180,9 @@ def test_a_refused_sync_is_counted_and_tried_again(path: Path, monkeypatch: pyte
     journal = Journal(path, fsync_seconds=100.0)
     journal.append(SEGMENTS[0])
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        patch.setattr(
+            os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EIO, "broken"))
+        )
         assert not journal.sync()
     assert journal.num_failed == 1
     assert journal.sync()
