@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from k15.rewards.notation import is_enclosed, key, normalise, split_top
+from k15.rewards.notation import as_list, is_balanced, is_enclosed, key, normalise, split_top
 from k15.rewards.rational import rational
 from k15.rewards.words import are_different_units, is_prose, split_unit, synonym, word_key
 from k15.types import Outcome
@@ -31,6 +31,7 @@ Equal = Callable[[str, str], bool]
 
 _MAX_ITEMS = 50
 _MAX_DEPTH = 6
+_MAX_BRACKETS = 40
 _LIST = re.compile(
     r"\s*(?:[,;]\s*(?:\\text\{\s*)?(?:and|or)\b(?:\s*\})?|[,;]|(?:\\text\{\s*|\b)(?:and|or)\b(?:\s*\})?)\s*"
 )
@@ -77,10 +78,20 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
         answer: what the policy gave as its final answer.
         equal: decides whether two single formulas in LaTeX are equal, where their type does not.
     """
-    gold, answer = normalise(gold), normalise(answer)
-    if not answer:
+    if not normalise(answer):
         return Match(Outcome.NO_ANSWER, "no answer: it is empty")
-    return _compare(gold, answer, equal, 0)
+
+    def equal_if_readable(left: str, right: str) -> bool:
+        is_readable = all(is_balanced(side, max_depth=_MAX_BRACKETS) for side in (left, right))
+        return is_readable and equal(left, right)
+
+    match = _compare(normalise(gold), normalise(answer), equal_if_readable, 0)
+    if match is not RIGHT:
+        for other_gold, other_answer in ((as_list(gold), answer), (gold, as_list(answer))):
+            if other_gold and other_answer and "," in gold:
+                other = _compare(normalise(other_gold), normalise(other_answer), equal_if_readable, 0)
+                match = other if other is RIGHT else match
+    return match
 
 
 def _compare(gold: str, answer: str, equal: Equal, depth: int) -> Match:
@@ -116,7 +127,9 @@ def _bare(text: str) -> str:
         text = parts[1] if not parts[0] or _NAME.fullmatch(parts[0]) else parts[0]
     member = _MEMBER.match(text)
     text = text[member.end() :] if member else text
-    while is_enclosed(text, "(", ")") and len(split_top(text[1:-1], _COMMA)) == 1:
+    for _ in range(_MAX_DEPTH):
+        if not is_enclosed(text, "(", ")") or len(split_top(text[1:-1], _COMMA)) > 1:
+            break
         text = text[1:-1].strip()
     return text
 

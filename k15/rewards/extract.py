@@ -20,7 +20,7 @@ MAX_ANSWER_CHARS = 1000
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 # An escaped character is one token, so that \{ and \} are not taken for braces that group.
-_BOX_TOKEN = re.compile(r"\\+(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
+_BOX_TOKEN = re.compile(r"\\{1,2}(?:boxed|fbox)\s{0,8}\{|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;]|\\[,;:!() ]|\\q?quad)*(?:(?:\\text\s*\{\s*)?(?:and|or)\b(?:\s*\})?)?(?:[\s$,;]|\\[,;:!() ]|\\q?quad)*"
 )
@@ -117,7 +117,7 @@ def _ends_open(boxes: list[_Box], last_open: int) -> bool:
 
 def _unwrap(content: str) -> str:
     r"""`\boxed{\boxed{42}}` says 42; inside a longer answer an inner box is just a brace."""
-    return re.sub(r"\\+(?:boxed|fbox)\s{0,8}\{", "{", content).strip()
+    return re.sub(r"\\{1,2}(?:boxed|fbox)\s{0,8}\{", "{", content).strip()
 
 
 def _last_statement(text: str) -> Extraction | None:

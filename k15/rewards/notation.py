@@ -20,9 +20,9 @@ _UNICODE = {
 }  # fmt: skip
 _TO_ASCII = str.maketrans(_UNICODE)
 _MACROS = (
-    (re.compile(r"\\!\s*"), ""),
+    (re.compile(r"(?<!\\)\\!\s*"), ""),
     (re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))"), ""),  # 12\,345
-    (re.compile(r"\\(?:[,;: ]|q?quad(?![a-zA-Z])|hspace\s*\{[^{}]*\}|thinspace(?![a-zA-Z]))|~"), " "),
+    (re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-zA-Z])|hspace\s*\{[^{}]*\}|thinspace(?![a-zA-Z]))|~"), " "),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|rm|bf|it|mathstrut)(?![a-zA-Z])"), ""),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -56,7 +56,10 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
-_THOUSANDS = re.compile(r"([+-]?)(\d{1,3}(?:,\d{3})+)((?:\.\d*)?%?)")
+# At the start or after "=", and with nothing behind it but words: 1,000 | x = 1,000 | 1,000 dollars.
+_THOUSANDS = re.compile(
+    r"((?:^|=)\s*[+-]?)([0-9]{1,3}(?:,[0-9]{3})+)(?=(?:\.[0-9]*)?[^0-9,;]*(?:\^\{?[0-9]\}?)?$)"
+)
 
 
 def hidden_character(text: str) -> str | None:
@@ -83,10 +86,13 @@ def normalise(text: str) -> str:
     if prefix:
         text = text[prefix.end() :] if prefix["close"] or not text.startswith(r"\text{") else text
     text = expand_number_words(_strip_delimiters(" ".join(text.split())))
-    thousands = _THOUSANDS.fullmatch(text.replace(" %", "%"))
-    if thousands:
-        text = thousands[1] + thousands[2].replace(",", "") + thousands[3]
-    return text
+    return _THOUSANDS.sub(lambda match: match[1] + match[2].replace(",", ""), text)
+
+
+def as_list(text: str) -> str | None:
+    """`100,200` read as two numbers instead of one; None where only one reading exists."""
+    text = " ".join(text.split())
+    return text.replace(",", ", ") if _THOUSANDS.fullmatch(text) else None
 
 
 def key(text: str) -> str:
@@ -116,6 +122,16 @@ def split_top(text: str, separator: re.Pattern[str]) -> list[str]:
     return parts
 
 
+def is_balanced(text: str, *, max_depth: int) -> bool:
+    """Whether every bracket is closed, by whatever kind ([0, 1) is fine), and none nests deeper."""
+    depth = 0
+    for token in re.findall(r"\\[{}]|\\.|[()\[\]{}]", text, re.DOTALL):
+        depth += (token in ("(", "[", "{", "\\{")) - (token in (")", "]", "}", "\\}"))
+        if not 0 <= depth <= max_depth:
+            return False
+    return depth == 0
+
+
 def is_enclosed(text: str, opening: str, closing: str) -> bool:
     """Whether one pair of brackets spans the whole text: (1+2), but not (1)(2)."""
     if not (
@@ -138,7 +154,7 @@ def is_enclosed(text: str, opening: str, closing: str) -> bool:
 
 
 def _strip_delimiters(text: str) -> str:
-    while True:
+    for _ in range(20):  # one layer a turn
         before = text
         text = text.strip().rstrip(",;").strip()
         while text.endswith("\\") or (text.endswith(".") and not text.endswith("..")):
@@ -155,4 +171,5 @@ def _strip_delimiters(text: str) -> str:
         if is_enclosed(text, "{", "}"):
             text = text[1:-1]
         if text == before:
-            return text
+            break
+    return text

