@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,12 @@ class Policy:
     vocab_size: int
     max_positions: int
     path: str = ""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The tokens as text, control tokens shown: for people and graders, never to be tokenized again."""
+        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=False)
+        assert isinstance(text, str)
+        return text
 
 
 def load_policy(config: ModelConfig) -> Policy:
@@ -186,8 +192,8 @@ def _require_ordinary_attention(model: PreTrainedModel, path: str) -> None:
     The attributes are optional in transformers' configs, hence `getattr`.
     """
     config = model.config.get_text_config()
-    layer_types: tuple[str, ...] = tuple(getattr(config, "layer_types", None) or ())
-    kinds = {kind for kind in layer_types if kind != "full_attention"}
+    kinds: set[Any] = set(getattr(config, "layer_types", None) or [])
+    kinds.discard("full_attention")
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True):
         if window < _max_positions(model):

@@ -1,0 +1,101 @@
+"""Choosing how a model is run: the fused forward where it fits, else the model's own, both checked first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from k15.engine.cache import PAGE, KVCache
+from k15.engine.decoder import PREFILL_CHUNK, Decoder
+from k15.engine.fused import FusedDecoder, fused_shape
+from k15.engine.generic import GenericDecoder
+from k15.errors import ModelError
+from k15.weights.fingerprint import named_weights
+
+DecoderType = Literal["auto", "fused", "generic"]
+
+_TOLERANCE = {torch.float32: 1e-4}
+_COARSE_TOLERANCE = 0.1  # relative to the largest logit; for bf16 and fp16
+
+
+@dataclass(frozen=True)
+class BuiltDecoder:
+    """A decoder that was compared with the model, and what there is to say about the choice."""
+
+    decoder: Decoder
+    notices: tuple[str, ...] = ()
+
+
+def build_decoder(model: PreTrainedModel, decoder_type: DecoderType = "auto") -> BuiltDecoder:
+    """The fastest decoder that gives the model's own logits.
+
+    Raises:
+        ModelError: none does; the model uses more than ordinary attention.
+    """
+    notices: list[str] = []
+    shape = fused_shape(model) if decoder_type in ("auto", "fused") else None
+    if shape is not None:
+        fused = FusedDecoder(shape, model.device)
+        fused.copy_weights(named_weights(model))
+        difference, allowed = _difference(fused, model)
+        if difference <= allowed:
+            return BuiltDecoder(fused)
+        notices.append(
+            f"the fused forward of {type(model).__name__} is off by {difference:.2g} (at most {allowed:.2g} is "
+            "allowed); the engine runs the model's own forward, which is slower"
+        )
+    if decoder_type == "fused":
+        raise ModelError(
+            f"The fused forward fits the Llama family only; {type(model).__name__} needs decoder_type 'generic'."
+            f" {' '.join(notices)}".rstrip()
+        )
+    generic = GenericDecoder(model)
+    difference, allowed = _difference(generic, model)
+    if difference > allowed:
+        raise ModelError(
+            "The embedded engine runs decoders with ordinary attention; with its cache the logits of "
+            f"{type(model).__name__} differ by {difference:.2g} from the model's own (at most {allowed:.2g} is "
+            "allowed). Use another model."
+        )
+    return BuiltDecoder(generic, tuple(notices))
+
+
+@torch.inference_mode()
+def _difference(decoder: Decoder, model: PreTrainedModel) -> tuple[float, float]:
+    """Largest difference between cached logits and a plain forward over random tokens, and what is allowed.
+
+    Two sequences of different lengths, the longer one past the first page of the cache.
+    """
+    room = min(PAGE + PREFILL_CHUNK, decoder.max_positions) - 1
+    lengths = [room - room // 4, room]
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, decoder.vocab_size, (2, room + PREFILL_CHUNK), generator=generator).to(decoder.device)
+    cached = _cached_logits(decoder, ids, lengths)
+    largest = difference = 0.0
+    was_training = model.training
+    model.eval()  # dropout would make any two passes differ
+    for row, length in enumerate(lengths):
+        expected = model(ids[row : row + 1, : length + 1], use_cache=False).logits[0, -1].float()
+        largest = max(largest, expected.abs().max().item())
+        difference = max(difference, (cached[row] - expected).abs().max().item())
+    model.train(was_training)
+    allowed = max(1.0, largest) * _TOLERANCE.get(decoder.dtype, _COARSE_TOLERANCE)
+    return (difference if difference == difference else float("inf")), allowed  # NaN counts as wrong
+
+
+def _cached_logits(decoder: Decoder, ids: Tensor, lengths: list[int]) -> Tensor:
+    """[2, vocabulary] logits after the token at place `length` of each sequence."""
+    cache = KVCache(len(lengths), ids.device)
+    rows = list(range(len(lengths)))
+    for row in rows:
+        cache.fit(row, max(lengths) + PREFILL_CHUNK)
+    for start in range(0, max(lengths), PREFILL_CHUNK):
+        positions = torch.arange(start, start + PREFILL_CHUNK, device=ids.device)
+        positions = positions.clamp(max=decoder.max_positions - 1).repeat(len(lengths), 1)
+        decoder.prefill(ids[:, start : start + PREFILL_CHUNK], positions, rows, cache)
+    at = torch.tensor(lengths, device=ids.device)
+    return decoder.decode(ids[rows, at], at, cache)

@@ -1,0 +1,120 @@
+"""Any transformers decoder with ordinary attention, through its own forward."""
+
+from __future__ import annotations
+
+import copy
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from k15.engine.cache import PAGE, KVCache, Reads
+from k15.engine.decoder import Decoder
+from k15.errors import ModelError
+from k15.weights.fingerprint import named_weights
+
+_ATTENTION = "k15_blocks"
+
+
+class GenericDecoder(Decoder):
+    """A copy of a transformers model whose attention reads k15's cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._is_paged = bool(model._supports_attention_backend)
+        if self._is_paged:
+            self._model.set_attn_implementation(_ATTENTION)
+        self._tensors = named_weights(self._model)
+        config = model.config.get_text_config()
+        self.vocab_size = config.vocab_size
+        self.max_positions = getattr(config, "max_position_embeddings", None) or 1 << 17
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._tensors
+
+    def prefill(self, token_ids: Tensor, positions: Tensor, rows: list[int], cache: KVCache) -> None:
+        self._forward(self._model.get_decoder(), token_ids, cache.plan(rows, positions), cache)
+
+    def decode(self, token_ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        reads = cache.plan_all(positions[:, None])
+        return self._forward(self._model, token_ids[:, None], reads, cache).logits[:, 0].float()
+
+    def _forward(self, module: nn.Module, token_ids: Tensor, reads: Reads, cache: KVCache) -> Any:
+        current = _Pass(cache, reads, is_paged=self._is_paged)
+        token = _CURRENT.set(current)
+        try:
+            return module(
+                input_ids=token_ids,
+                position_ids=reads.positions,
+                attention_mask=reads.mask().to(self.dtype),
+                past_key_values=current,
+                use_cache=True,
+            )
+        finally:
+            _CURRENT.reset(token)
+
+
+class _Pass(Cache):
+    """One forward pass over k15's cache, in the form that transformers' models expect.
+
+    Models that take a registered attention function get `_attend`, which reads the pages. For the others the
+    pages are put together to the usual [r, heads, length, head_dim].
+    """
+
+    def __init__(self, cache: KVCache, reads: Reads, *, is_paged: bool) -> None:
+        super().__init__(layers=[])
+        self.cache = cache
+        self.reads = reads
+        self.layer = -1
+        self._is_paged = is_paged
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Store the tokens' [r, heads, q, head_dim]; what comes back is for the model's attention."""
+        self.layer = layer_idx
+        self.cache.write(layer_idx, self.reads, key_states.transpose(1, 2), value_states.transpose(1, 2))
+        if self._is_paged:
+            return key_states, value_states
+        return self.cache.dense(layer_idx, self.reads)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # models ask for it to make positions and masks, which are given here
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        return self.reads.blocks * PAGE, 0
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        return self.reads.blocks * PAGE
+
+
+_CURRENT: ContextVar[_Pass] = ContextVar("k15_forward_pass")
+"""The pass that `_attend` belongs to: transformers has no other way to hand it down."""
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention over pages under the signature that transformers calls; any further option must be off."""
+    unknown = [name for name in ("s_aux", "head_mask", "position_bias") if others.get(name) is not None]
+    if unknown:
+        raise ModelError(
+            f"k15's engine attends over keys and values only; {type(module).__name__} adds {', '.join(unknown)}."
+            " Use another model."
+        )
+    current = _CURRENT.get()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return current.cache.attend(current.layer, current.reads, query, scaling=scale, softcap=softcap), None
+
+
+AttentionInterface.register(_ATTENTION, _attend)
