@@ -78,7 +78,8 @@ class Grader:
         self.check(group.prompt for group in groups)
         verdicts: list[list[Verdict]] = [[] for _ in groups]
         math_groups = [(i, group) for i, group in enumerate(groups) if group.prompt.verifier == _MATH]
-        judged = self._math.judge([item for _, group in math_groups for item in self._math_items(group)])
+        items = [item for _, group in math_groups for item in self._math_items(group)]
+        judged = iter(list(self._math.judge(items)))
         for i, group in math_groups:
             verdicts[i] = [next(judged) for _ in group.trajectories]
         for i, group in enumerate(groups):
