@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 480.0, 272.0
 LEFT, TOP, BOTTOM = 52.0, 30.0, 42.0
 """Room for the numbers, for the unit above the plot, and for numbers and name of the axis below it."""
 FLOOR = HEIGHT - BOTTOM
+PHASE_TOP = 48.0
+"""Where a plot begins that has the names of phases above it."""
 LETTER = 8.2
 """Room for one letter of a label, in chart units: measured for the larger type of a narrow screen."""
 
@@ -44,7 +46,7 @@ class Frame:
             label = format_tick(tick, step, "plain")
             parts.append(words(label, self.x(tick), bottom + 17, text_anchor=anchor, class_="tick"))
         parts.append(words(self.x_label, right, bottom + 34, text_anchor="end", class_="unit"))
-        parts += [self._boundary(place, name) for place, name in self.boundaries]
+        parts.append(phase_marks([(self.x(place), name) for place, name in self.boundaries]))
         return join(parts)
 
     def _rule(self, tick: float) -> Markup:
@@ -54,12 +56,27 @@ class Frame:
         line = element("line", class_=style, x1=self.x.start, x2=self.x.end, y1=y, y2=y)
         return join([line, words(label, self.x.start - 7, y + 4.5, text_anchor="end", class_="tick")])
 
-    def _boundary(self, place: float, name: str) -> Markup:
-        x = min(max(self.x(place), self.x.start), self.x.end)
-        line = element(
-            "line", class_="phase", x1=x, x2=x, y1=self.y.scale.end - 6, y2=self.y.scale.start
-        )
-        return join([line, words(name, x + 4, self.y.scale.end + 4, class_="phase-name halo")])
+
+def phase_marks(marks: Sequence[tuple[float, str]]) -> Markup:
+    """Where each phase begins, as (place in chart units, name): a dotted line, and its name above the plot.
+
+    The first one needs no line.
+    """
+    parts = []
+    for i, (x, name) in enumerate(marks):
+        if i > 0:
+            parts.append(element("line", class_="phase", x1=x, x2=x, y1=PHASE_TOP - 14, y2=FLOOR))
+        room = (marks[i + 1][0] if i + 1 < len(marks) else WIDTH) - x - 6
+        letters = int(room / LETTER)
+        shown = name if len(name) <= letters else name[: max(letters - 1, 0)] + "…"
+        if letters >= 3:
+            parts.append(words(shown, x + 5 * (i > 0), PHASE_TOP - 8, class_="phase-name"))
+    return join(parts)
+
+
+def plot_top(boundaries: Sequence[tuple[float, str]]) -> float:
+    """Where the plot begins: lower if names of phases stand above it."""
+    return PHASE_TOP if boundaries else TOP
 
 
 def words(content: Content, x: float, y: float, **attributes: str | float | None) -> Markup:
@@ -90,11 +107,11 @@ def text_room(labels: Sequence[str]) -> float:
     return max((len(label) for label in labels), default=0) * LETTER
 
 
-def end_labels(named: Sequence[tuple[str, str]], ends: Sequence[float], right: float) -> Markup:
+def end_labels(named: Sequence[tuple[str, str]], ends: Sequence[float], frame: Frame) -> Markup:
     """Labels as (text, colour) right of the plot, near `ends` but not on top of each other."""
-    places = separate(ends, 17.0, TOP + 4, FLOOR - 4)
+    places = separate(ends, 17.0, frame.y.scale.end + 4, FLOOR - 4)
     return join(
-        words(label, right + 9, place + 4.5, class_=f"label f-{colour}")
+        words(label, frame.x.end + 9, place + 4.5, class_=f"label f-{colour}")
         for (label, colour), place in zip(named, places, strict=True)
     )
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from k15.report.axes import (
     FLOOR,
     LEFT,
-    TOP,
     WIDTH,
     Frame,
     cursor,
     drawing,
     end_labels,
     path_of,
+    plot_top,
     text_room,
     words,
 )
@@ -41,12 +42,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its title, a caption that says how to read it, and its numbers."""
+    """A drawing with its title, a caption that says how to read it, and its numbers.
+
+    A dense one does not shrink below its own size: it scrolls sideways on a narrow screen.
+    """
 
     title: str
     drawing: Markup
     caption: str
     table: Table
+    is_dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Line:
         band: intervals drawn as an area.
         bars: intervals drawn as error bars, at the points.
         has_markers: a dot at every point.
+        is_reference: a level to compare with, drawn through all phases.
         dash: an SVG dash pattern.
     """
 
@@ -71,6 +77,7 @@ class Line:
     band: Sequence[Interval] = ()
     bars: Sequence[Interval] = ()
     has_markers: bool = False
+    is_reference: bool = False
     dash: str | None = None
 
 
@@ -139,15 +146,16 @@ def _frame(lines: Sequence[Line], style: ChartStyle) -> Frame:
 
 
 def _y_axis(lines: Sequence[Line], style: ChartStyle) -> Axis:
+    top = plot_top(style.boundaries)
     if style.y_range is not None:
-        return axis_of(style.y_range, FLOOR, TOP)
+        return axis_of(style.y_range, FLOOR, top)
     values = [y for line in lines for _, y in (*line.points, *line.raw)]
     if style.log:
-        return log_axis_of(values, FLOOR, TOP)
+        return log_axis_of(values, FLOOR, top)
     values += [y for line in lines for _, *ends in (*line.band, *line.bars) for y in ends]
     if style.guide is not None:
         values.append(style.guide.high * 1.1)
-    return axis_of(values, FLOOR, TOP, from_zero=style.from_zero)
+    return axis_of(values, FLOOR, top, from_zero=style.from_zero)
 
 
 def _draw_guide(guide: Guide, frame: Frame) -> Markup:
@@ -164,13 +172,12 @@ def _draw_line(line: Line, frame: Frame) -> Markup:
     places = [frame.place(*point) for point in thin(line.points, MOST_POINTS)]
     parts = [_draw_band(line, frame)] if line.band else []
     if len(line.raw) > 1:
-        raw = [frame.place(*point) for point in thin(line.raw, MOST_POINTS)]
-        parts.append(element("path", d=path_of(raw), fill="none", class_=f"raw s-{colour}"))
+        parts.append(element("path", d=_phases(line.raw, frame), fill="none", class_=f"raw s-{colour}"))
     for at, low, high in line.bars:
         (x, y_low), (_, y_high) = frame.place(at, low), frame.place(at, high)
         parts.append(element("line", class_=f"bar s-{colour}", x1=x, x2=x, y1=y_low, y2=y_high))
     if len(places) > 1:
-        curve = path_of(places)
+        curve = path_of(places) if line.is_reference else _phases(line.points, frame)
         dash = line.dash
         parts.append(
             element("path", d=curve, fill="none", class_=f"curve s-{colour}", stroke_dasharray=dash)
@@ -180,11 +187,26 @@ def _draw_line(line: Line, frame: Frame) -> Markup:
     return join(parts)
 
 
+def _phases(points: Sequence[Point], frame: Frame) -> str:
+    """The path of a curve, lifted where a phase begins: what one phase ended with says nothing of the next."""
+    starts = [place for place, _ in frame.boundaries]
+    phases = [[p for p in points if bisect(starts, p[0]) == i] for i in range(len(starts) + 1)]
+    return "".join(
+        path_of([frame.place(*p) for p in thin(phase, MOST_POINTS)]) for phase in phases if phase
+    )
+
+
 def _draw_band(line: Line, frame: Frame) -> Markup:
-    kept = [line.band[i] for i in spread(range(len(line.band)), MOST_POINTS)]
-    upper = [frame.place(x, high) for x, _, high in kept]
-    lower = [frame.place(x, low) for x, low, _ in reversed(kept)]
-    return element("path", d=path_of(upper + lower) + "Z", class_=f"band f-{line.colour}")
+    starts = [place for place, _ in frame.boundaries]
+    paths = []
+    for i in range(len(starts) + 1):
+        band = [interval for interval in line.band if bisect(starts, interval[0]) == i]
+        kept = [band[j] for j in spread(range(len(band)), MOST_POINTS)]
+        upper = [frame.place(x, high) for x, _, high in kept]
+        lower = [frame.place(x, low) for x, low, _ in reversed(kept)]
+        if kept:
+            paths.append(path_of(upper + lower) + "Z")
+    return element("path", d="".join(paths), class_=f"band f-{line.colour}")
 
 
 def _draw_labels(lines: Sequence[Line], frame: Frame) -> Markup:
@@ -196,7 +218,7 @@ def _draw_labels(lines: Sequence[Line], frame: Frame) -> Markup:
         if frame.x.end - x > 12
     ]
     named = [(line.label, line.colour) for line in lines]
-    return join([*leaders, end_labels(named, [y for _, y in ends], frame.x.end)])
+    return join([*leaders, end_labels(named, [y for _, y in ends], frame)])
 
 
 def _above_zero(line: Line) -> Line:

@@ -41,6 +41,7 @@ def _success_rates(material: Material) -> Figure | None:
         row_labels=[f"{i / size:.1f}" for i in range(size)],
         y_label="success rate s, from",
         caption="Darker: more prompts have that rate. Solved prompts gather at the top, hopeless ones at the bottom.",
+        boundaries=material.timeline.boundaries,
     )
 
 

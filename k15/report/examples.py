@@ -161,13 +161,22 @@ def _longest(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
 
 
 def _most_versions(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
-    """Groups with a completion of the most segments."""
-    for group in sorted(groups, key=lambda g: -max(m.num_segments for m in g.members))[:5]:
-        member = max(group.members, key=lambda m: m.num_segments)
-        if member.num_segments >= 2:
-            count = member.num_segments
+    """Groups with a completion that most policies wrote; right ones and late ones first."""
+
+    def rank(group: GroupSummary) -> tuple[int, bool, int]:
+        member = _longest_chain(group)
+        return member.num_versions, member.is_right, group.x
+
+    for group in sorted(groups, key=rank, reverse=True)[:5]:
+        member = _longest_chain(group)
+        if member.num_versions >= 2:
+            count = member.num_versions
             why = f"One completion grew over {count} iterations: {count} policies wrote it, one after the other."
             yield Pick("One thought, several policies", why, (group,), (member.sample_index,))
+
+
+def _longest_chain(group: GroupSummary) -> Member:
+    return max(group.members, key=lambda m: (m.num_versions, m.is_right))
 
 
 def _late_first(

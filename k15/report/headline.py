@@ -9,7 +9,7 @@ from k15.report.findings import Finding
 from k15.report.markup import Markup, element
 from k15.report.material import Material
 from k15.report.runs import Stage, integer, number, text
-from k15.report.scales import format_value
+from k15.report.scales import format_value, with_minus
 from k15.report.statistics import Point
 
 
@@ -71,7 +71,7 @@ def _accuracy_tiles(material: Material) -> list[Tile]:
         tiles.append(Tile(f"{kind} accuracy", _arrow(accuracy, "percent"), note))
     if tokens:
         change = (
-            f"{100 * (tokens[-1][1] / tokens[0][1] - 1):+.0f} %"
+            with_minus(f"{100 * (tokens[-1][1] / tokens[0][1] - 1):+.0f} %")
             if tokens[0][1] > 0 and len(tokens) > 1
             else ""
         )
@@ -164,39 +164,32 @@ def show_phases(rows: Sequence[PhaseSummary]) -> Markup | None:
     """The headline table of a demo: accuracy and tokens of each phase, with the change to the phase before."""
     if not rows:
         return None
-    head = element(
-        "tr",
-        *(
-            element("th", name, scope="col")
-            for name in ("phase", "held-out accuracy", "95 %", "tokens", "95 %")
-        ),
-    )
+    names = ("phase", "held-out accuracy", "tokens in a completion")
+    head = element("tr", *(element("th", name, scope="col") for name in names))
     body = []
     for i, row in enumerate(rows):
         accuracy = "" if row.accuracy is None else format_value(row.accuracy, "percent")
         tokens = "" if row.tokens is None else f"{row.tokens:,.0f}"
-        body.append(
-            element(
-                "tr",
-                element("th", row.name, scope="row"),
-                element("td", element("b", accuracy), _change(rows, i, "accuracy")),
-                element("td", _span(row.accuracy_low, row.accuracy_high, 100.0, " %"), class_="muted"),
-                element("td", element("b", tokens), _change(rows, i, "tokens")),
-                element("td", _span(row.tokens_low, row.tokens_high, 1.0, ""), class_="muted"),
-            )
-        )
+        certain = _span(row.accuracy_low, row.accuracy_high, 100.0, " %")
+        lengths = _span(row.tokens_low, row.tokens_high, 1.0, "")
+        cells = [
+            element("td", element("b", accuracy), _change(rows, i, "accuracy"), certain),
+            element("td", element("b", tokens), _change(rows, i, "tokens"), lengths),
+        ]
+        body.append(element("tr", element("th", row.name, scope="row"), *cells))
     samples = next((row.num_samples for row in rows if row.num_samples), None)
-    caption = "Accuracy and mean tokens of each phase's policy on held-out problems"
-    caption += f", {samples:,} samples each." if samples else "."
+    caption = "The policy after each phase, on held-out problems; below each mean its 95 % interval"
+    caption += f", from {samples:,} samples." if samples else "."
     table = element(
-        "table",
-        element("caption", caption),
-        element("thead", head),
-        element("tbody", *body),
-        class_="phases",
+        "table", element("caption", caption), element("thead", head), element("tbody", *body)
     )
     return element(
-        "div", table, class_="scroll", tabindex="0", role="region", aria_label="Results of the phases"
+        "div",
+        table,
+        class_="scroll phases",
+        tabindex="0",
+        role="region",
+        aria_label="Results of the phases",
     )
 
 
@@ -210,8 +203,10 @@ def _change(rows: Sequence[PhaseSummary], i: int, what: str) -> Markup | None:
         words = f"{100 * (now.tokens / before.tokens - 1):+.0f} %"
     else:
         return None
-    return element("span", words, class_="change")
+    return element("span", with_minus(words), class_="change")
 
 
-def _span(low: float | None, high: float | None, factor: float, unit: str) -> str:
-    return "" if low is None or high is None else f"{factor * low:,.0f} to {factor * high:,.0f}{unit}"
+def _span(low: float | None, high: float | None, factor: float, unit: str) -> Markup | None:
+    if low is None or high is None:
+        return None
+    return element("span", f"{factor * low:,.0f} to {factor * high:,.0f}{unit}", class_="span")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
-from k15.report.axes import FLOOR, LEFT, TOP, WIDTH, cursor, drawing, words
+from k15.report.axes import FLOOR, LEFT, WIDTH, cursor, drawing, phase_marks, plot_top, words
 from k15.report.charts import Figure, Table
 from k15.report.markup import Markup, element, join
 from k15.report.statistics import spread
@@ -20,6 +21,7 @@ def heat_map(
     row_labels: Sequence[str],
     y_label: str,
     caption: str,
+    boundaries: Sequence[tuple[float, str]] = (),
 ) -> Figure | None:
     """Columns of counts over iterations, lowest class at the bottom; None if all counts are zero.
 
@@ -31,7 +33,7 @@ def heat_map(
     if not columns:
         return None
     kept = [columns[i] for i in spread(range(len(columns)), MOST_COLUMNS)]
-    width, height = (RIGHT - LEFT) / len(kept), (FLOOR - TOP) / len(row_labels)
+    width, height = (RIGHT - LEFT) / len(kept), (FLOOR - plot_top(boundaries)) / len(row_labels)
     parts = [words(y_label, 0, 13, class_="unit"), _cells([counts for _, counts in kept], width, height)]
     for j in range(0, len(row_labels), 1 if len(row_labels) <= 6 else 2):
         middle = FLOOR - (j + 0.5) * height + 4.5
@@ -41,7 +43,9 @@ def heat_map(
         anchor = "end" if RIGHT - place < 12 else "middle"
         parts.append(words(f"{kept[i][0]:g}", place, FLOOR + 17, text_anchor=anchor, class_="tick"))
     parts.append(words("iteration", RIGHT, FLOOR + 34, text_anchor="end", class_="unit"))
-    parts.append(cursor())
+    xs = [x for x, _ in kept]
+    marks = [(LEFT + bisect_left(xs, place) * width, name) for place, name in boundaries]
+    parts += [phase_marks(marks), cursor()]
     table = Table(
         ("iteration", *row_labels),
         tuple((f"{x:g}", *(f"{count:g}" for count in counts)) for x, counts in kept),

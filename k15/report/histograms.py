@@ -61,16 +61,15 @@ def _draw_panel(
     middle: float,
 ) -> Markup:
     most = max(*up, *down)
-    counts = f"{len(panel.right):,} right, {len(panel.wrong):,} wrong"
+    right, wrong = f"{len(panel.right):,} right", f"{len(panel.wrong):,} wrong"
     return join(
         [
             words(panel.label, LEFT, middle - HALF - 8, class_="panel"),
-            words(counts, RIGHT, middle - HALF - 8, text_anchor="end", class_="unit"),
             _bars(up, edges, x, middle - 1, -HALF / most, "teal"),
             _bars(down, edges, x, middle + 1, HALF / most, "orange"),
             element("line", class_="axis", x1=LEFT, x2=RIGHT, y1=middle, y2=middle),
-            words("right", RIGHT, middle - 6, text_anchor="end", class_="label f-teal halo"),
-            words("wrong", RIGHT, middle + 16, text_anchor="end", class_="label f-orange halo"),
+            words(right, RIGHT, middle - 6, text_anchor="end", class_="label f-teal halo"),
+            words(wrong, RIGHT, middle + 16, text_anchor="end", class_="label f-orange halo"),
         ]
     )
 

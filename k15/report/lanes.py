@@ -28,7 +28,7 @@ class LaneGroup:
     completions: tuple[Completion, ...]
 
 
-def token_bars(groups: Sequence[LaneGroup], max_staleness: int | None) -> Figure | None:
+def token_bars(groups: Sequence[LaneGroup], max_staleness: int | None, phase: str = "") -> Figure | None:
     """Bars along tokens: how long each completion became, and which policy version wrote which part."""
     completions = [c for group in groups for c in group.completions if c.length > 0]
     if not completions:
@@ -50,8 +50,9 @@ def token_bars(groups: Sequence[LaneGroup], max_staleness: int | None) -> Figure
     for tick in axis.ticks:
         parts.append(words(f"{tick:g}", x(tick), y + 6, text_anchor="middle", class_="tick"))
     parts.append(words("tokens", RIGHT, y + 24, text_anchor="end", class_="unit"))
+    where = f"iteration {completions[0].iteration}" + (f" of {phase}" if phase else "")
     caption = (
-        f"Completions trained in iteration {completions[0].iteration}. Each bar is one trajectory, made of the "
+        f"Completions trained in {where}. Each bar is one trajectory, made of the "
         "segments it gained, one in each iteration; the number is the policy version that wrote it. At the right, the "
         "verdict: ✓ right, ✗ wrong, – no answer."
     )
@@ -59,7 +60,7 @@ def token_bars(groups: Sequence[LaneGroup], max_staleness: int | None) -> Figure
         caption += " Pale segments are too old for the loss."
     label = f"{len(completions)} trajectories of {len(groups)} groups as bars of segments; the table lists them."
     svg = drawing(*parts, label=label, height=y + 30)
-    return Figure("Who wrote which part", svg, caption, _table(groups))
+    return Figure("Who wrote which part", svg, caption, _table(groups), is_dense=True)
 
 
 def time_lanes(groups: Sequence[LaneGroup], segment_tokens: int | None) -> Figure | None:
@@ -90,7 +91,7 @@ def time_lanes(groups: Sequence[LaneGroup], segment_tokens: int | None) -> Figur
     )
     label = f"The same trajectories along iterations {first} to {last}."
     svg = drawing(*parts, label=label, height=y)
-    return Figure("The same trajectories in time", svg, caption, _table(groups))
+    return Figure("The same trajectories in time", svg, caption, _table(groups), is_dense=True)
 
 
 def age_of(completion: Completion, segment: SegmentSpan) -> int:

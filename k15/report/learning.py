@@ -48,7 +48,9 @@ def _accuracy(material: Material) -> Figure | None:
         parts.append("Train: completions of the drawn prompts.")
         if len(points) > 1:
             ends = (min(train.points[0][0], points[0][0]), max(train.points[-1][0], points[-1][0]))
-            lines.append(Line("start", "grey", [(x, points[0][1]) for x in ends], dash="2 5"))
+            lines.append(
+                Line("start", "grey", [(x, points[0][1]) for x in ends], is_reference=True, dash="2 5")
+            )
     if train.band:
         parts.append("Band: 95 % interval of the mean, groups being the units.")
     if heldout.points:

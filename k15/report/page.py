@@ -27,7 +27,7 @@ def build_page(title: str, subtitle: str, lead: Sequence[Content], sections: Seq
     resources = files("k15.report")
     style = css_rules() + (resources / "page.css").read_text(encoding="utf-8")
     script = (resources / "page.js").read_text(encoding="utf-8")
-    links = [element("a", section.heading, href=f"#{section.anchor}") for section in sections]
+    links = [element("a", section.name, href=f"#{section.anchor}") for section in sections]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -88,10 +88,15 @@ def _show_section(section: Section) -> Markup:
 
 def show_figure(figure: Figure, anchor: str) -> Markup:
     """A figure: title, drawing, caption, and its numbers in a table that opens."""
+    drawing = figure.drawing
+    if figure.is_dense:
+        drawing = element(
+            "div", drawing, class_="scroll dense", tabindex="0", role="region", aria_label=figure.title
+        )
     return element(
         "figure",
         element("h3", figure.title, id=anchor),
-        figure.drawing,
+        drawing,
         element("p", class_="readout"),
         element("figcaption", figure.caption),
         element(

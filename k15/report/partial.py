@@ -43,7 +43,7 @@ def choose_lane_groups(groups: Sequence[GroupSummary]) -> list[GroupSummary]:
 
 
 def _variety(group: GroupSummary) -> tuple[int, int]:
-    return len({m.num_segments for m in group.members}), sum(m.num_segments for m in group.members)
+    return len({m.num_versions for m in group.members}), sum(m.num_versions for m in group.members)
 
 
 def rollout_section(
@@ -53,9 +53,12 @@ def rollout_section(
     groups = [
         LaneGroup(g.ordinal, texts[key_of(g)][:MOST_LANES]) for g in chosen if texts.get(key_of(g))
     ]
+    phase = (
+        material.timeline.stages[chosen[0].stage].name if chosen and material.timeline.boundaries else ""
+    )
     settings = table(material.timeline.stages[chosen[0].stage].config, "rollout") if chosen else {}
     figures = present(
-        token_bars(groups, integer(settings, "max_staleness")),
+        token_bars(groups, integer(settings, "max_staleness"), phase),
         time_lanes(groups, integer(settings, "segment_tokens")),
         *_staleness(material),
         _stops(material),

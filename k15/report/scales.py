@@ -86,6 +86,10 @@ def whole_ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
 
 def format_value(value: float, unit: Unit) -> str:
     """A value as a reader wants it: 34.2 %, 1,204, 0.037."""
+    return with_minus(_format_value(value, unit))
+
+
+def _format_value(value: float, unit: Unit) -> str:
     if unit == "percent":
         return f"{100 * value:.1f} %"
     if abs(value) >= 1000 or (unit == "count" and value == int(value)):
@@ -97,6 +101,15 @@ def format_value(value: float, unit: Unit) -> str:
 
 def format_tick(value: float, step: float, unit: Unit) -> str:
     """A value beside a grid line, with no more digits than the step needs."""
+    return with_minus(_format_tick(value, step, unit))
+
+
+def with_minus(number: str) -> str:
+    """A number with a minus sign, not a hyphen, in front."""
+    return f"−{number[1:]}" if number.startswith("-") else number
+
+
+def _format_tick(value: float, step: float, unit: Unit) -> str:
     if unit == "percent":
         return f"{100 * value:.{_decimals(100 * step)}f} %"
     for size, letter in ((1_000_000, "M"), (1000, "k")):

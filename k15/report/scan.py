@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from k15.report.runs import Completion, Stage, number
 from k15.report.statistics import Mean, mean_of, spread
 
-MOST_COMPLETIONS = 200_000
+MOST_COMPLETIONS = 120_000
 """Of longer runs evenly spread iterations are read, so that a report takes seconds, not minutes."""
 
 
@@ -24,7 +24,7 @@ class Member:
     length: int
     outcome: str
     stop: str
-    num_segments: int
+    num_versions: int
     advantage: float | None
     reward: float | None
     length_reward: float | None
@@ -122,7 +122,7 @@ def summarize_groups(completions: Iterable[Completion], stage: int, offset: int)
             c.length,
             c.outcome,
             c.stop,
-            len(c.segments),
+            len({s.policy_version for s in c.segments}),
             c.advantage,
             c.reward,
             c.length_reward,
@@ -155,5 +155,5 @@ def _tally(groups: Sequence[GroupSummary]) -> IterationTally:
         accuracy=mean_of(shares),
         stops=Counter(m.stop or "unknown" for m in members),
         difficulties=Counter(g.difficulty for g in groups if g.difficulty is not None),
-        resumed_share=sum(m.num_segments > 1 for m in members) / len(members),
+        resumed_share=sum(m.num_versions > 1 for m in members) / len(members),
     )

@@ -49,7 +49,7 @@ def scatter_chart(
     parts = [frame.grid(), *(_draw_cloud(cloud, frame) for cloud in clouds)]
     if several:
         ends = [y.scale(cloud.points[-1][2]) for cloud in clouds]
-        parts.append(end_labels([(cloud.label, cloud.colour) for cloud in clouds], ends, right))
+        parts.append(end_labels([(cloud.label, cloud.colour) for cloud in clouds], ends, frame))
     else:
         parts.append(_first_and_last(clouds[0], frame))
     rows = [

@@ -9,13 +9,13 @@ from itertools import pairwise
 from k15.report.axes import (
     FLOOR,
     LEFT,
-    TOP,
     WIDTH,
     Frame,
     cursor,
     drawing,
     end_labels,
     path_of,
+    plot_top,
     text_room,
 )
 from k15.report.charts import MOST_ROWS, Figure, Table
@@ -53,10 +53,10 @@ def stacked_chart(
     edges, columns = _mean_columns([layer.values for layer in layers], xs)
     top = 1.0 if unit == "percent" else max(map(sum, zip(*columns, strict=True)))
     x = Scale(edges[0], edges[-1], LEFT, WIDTH - text_room([layer.label for layer in layers]) - 12)
-    y = axis_of([0.0, top], FLOOR, TOP)
+    y = axis_of([0.0, top], FLOOR, plot_top(boundaries))
     frame = Frame(x, y, whole_ticks(xs[0], xs[-1]), unit, y_label, "iteration", boundaries)
     areas, middles = _areas(layers, columns, edges, frame)
-    labels = end_labels([(layer.label, layer.colour) for layer in layers], middles, x.end)
+    labels = end_labels([(layer.label, layer.colour) for layer in layers], middles, frame)
     last = ", ".join(
         f"{layer.label} {format_value(c[-1], unit)}" for layer, c in zip(layers, columns, strict=True)
     )

@@ -52,14 +52,15 @@ def show_pick(pick: Pick, texts: dict[GroupKey, tuple[Completion, ...]], names: 
     for i, group in enumerate(pick.groups):
         completions = texts.get(key_of(group), ())
         focus = pick.focus[i : i + 1] if len(pick.groups) > 1 else pick.focus
-        place = f"iteration {group.iteration}"
-        if len(names) > 1:
-            place = f"{names[group.stage]}, {place}"
-        groups.append(_show_group(group, completions, focus, place, is_first=i == 0))
+        groups.append(
+            _show_group(group, completions, focus, names[group.stage] if len(names) > 1 else "")
+        )
+    shown = next((texts[key_of(group)][0] for group in pick.groups if texts.get(key_of(group))), None)
     return element(
         "article",
         element("h3", pick.title),
         element("p", pick.why, class_="why"),
+        _show_prompt(shown) if shown is not None else None,
         element("div", *groups, class_="pair" if len(groups) > 1 else "single"),
         class_="pick",
     )
@@ -69,15 +70,20 @@ def _show_group(
     group: GroupSummary,
     completions: Sequence[Completion],
     focus: Sequence[int],
-    place: str,
-    *,
-    is_first: bool,
+    phase: str,
 ) -> Markup:
     if not completions:
         return element(
             "p", f"The completions of draw {group.ordinal} could not be read again.", class_="muted"
         )
     first = completions[0]
+    place = f"iteration {group.x}"
+    if phase:
+        place += (
+            f" ({phase}, its iteration {group.iteration})"
+            if group.x != group.iteration
+            else f" ({phase})"
+        )
     facts = [place, f"draw {group.ordinal}", f"{group.num_right} of {len(group.members)} right"]
     if first.difficulty is not None:
         facts.insert(1, f"difficulty {first.difficulty:g}")
@@ -86,8 +92,6 @@ def _show_group(
     opened = [c for c in completions if c.sample_index in focus] or list(completions[:1])
     others = [c for c in completions if c not in opened]
     parts: list[Markup] = [element("p", " · ".join(facts), class_="facts")]
-    if is_first:
-        parts.append(_show_prompt(first))
     parts.append(
         element("div", *(show_completion(c, is_open=True) for c in opened), class_="completions")
     )
@@ -127,6 +131,9 @@ def show_completion(completion: Completion, *, is_open: bool) -> Markup:
         facts.append(f"of it length {c.length_reward:+.2f}")
     if c.advantage is not None and not c.is_fault:
         facts.append(f"advantage {c.advantage:+.2f}")
+    versions = sorted({s.policy_version for s in c.segments if s.policy_version is not None})
+    if len(versions) > 1:
+        facts.append(f"by policies {versions[0]} to {versions[-1]}")
     if c.trained_tokens is not None and c.trained_tokens < c.length:
         facts.append(f"{c.trained_tokens:,} tokens in the loss")
     verdict = f"{VERDICT_SIGNS.get(c.outcome, '?')} {VERDICT_WORDS.get(c.outcome, c.outcome)}"
