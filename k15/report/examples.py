@@ -1,7 +1,7 @@
 """Which groups the page shows in full, and why: the ones that teach, not the first ones.
 
-Every rule looks at the short summaries of all groups and ranks the groups that fit it; the best one that no
-earlier rule took is shown.
+Every rule looks at the short summaries of all groups and ranks those that fit it; the best one that no other
+rule took is shown.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ Rule = Callable[[Sequence[GroupSummary]], Iterator[Pick]]
 
 
 def choose_examples(groups: Sequence[GroupSummary], most: int = 13) -> list[Pick]:
-    """At most `most` picks, no group twice, in the order of the rules."""
-    groups = [group for group in groups if group.members]
-    picks: list[Pick] = []
+    """At most `most` picks, no group twice, in the order of the rules.
+
+    The rule with the fewest candidates chooses first, so that a rare sight is not taken by a common one.
+    """
+    candidates = [list(rule([group for group in groups if group.members])) for rule in RULES]
+    chosen: dict[int, Pick] = {}
     taken: set[tuple[int, int]] = set()
-    for rule in RULES:
-        for pick in rule(groups):
+    for i in sorted(range(len(RULES)), key=lambda i: len(candidates[i])):
+        for pick in candidates[i]:
             keys = {(group.stage, group.ordinal) for group in pick.groups}
             if not keys & taken:
                 taken |= keys
-                picks.append(pick)
+                chosen[i] = pick
                 break
-    return picks[:most]
+    return [chosen[i] for i in sorted(chosen)][:most]
 
 
 def _first_right(groups: Sequence[GroupSummary]) -> Iterator[Pick]:

@@ -11,6 +11,7 @@ from k15.report.examples import Pick
 from k15.report.lanes import STOP_WORDS, VERDICT_SIGNS, age_colour, age_of
 from k15.report.markup import Markup, element, join
 from k15.report.runs import Completion, Stage
+from k15.report.scales import with_minus
 from k15.report.scan import GroupSummary
 
 HEAD_CHARS, TAIL_CHARS = 5000, 2500
@@ -128,9 +129,9 @@ def show_completion(completion: Completion, *, is_open: bool) -> Markup:
     if c.reward is not None:
         facts.append(f"reward {c.reward:.2f}")
     if c.length_reward:
-        facts.append(f"of it length {c.length_reward:+.2f}")
+        facts.append(f"of it length {signed(c.length_reward)}")
     if c.advantage is not None and not c.is_fault:
-        facts.append(f"advantage {c.advantage:+.2f}")
+        facts.append(f"advantage {signed(c.advantage)}")
     versions = sorted({s.policy_version for s in c.segments if s.policy_version is not None})
     if len(versions) > 1:
         facts.append(f"by policies {versions[0]} to {versions[-1]}")
@@ -149,6 +150,11 @@ def show_completion(completion: Completion, *, is_open: bool) -> Markup:
         element("p", *judged, class_="judged"),
     ]
     return element("details", summary, *body, class_=f"completion {tone}", open=is_open)
+
+
+def signed(number: float) -> str:
+    """A reward with its sign."""
+    return f"+{number:.2f}" if number >= 0 else with_minus(f"{number:.2f}")
 
 
 def _strip(c: Completion) -> Markup | None:
