@@ -185,7 +185,9 @@ def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _quiet_libraries() -> None:
-    """Before transformers is imported: no advice on standard error, no thread pools of tokenizers."""
+    """Before torch and transformers are imported: no advice on standard error, no thread pools of
+    tokenizers, and threads that wait without burning a core that somebody else could use."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

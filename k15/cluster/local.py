@@ -24,23 +24,14 @@ class LocalCluster:
         policy: the model that the trainer changes, with its tokenizer.
         engine: holds weights of its own; gets the policy's by `inference`.
         trainer: changes the policy.
-        inference_threads, training_threads: CPU threads of each phase in this process; 0 leaves torch's choice.
+        num_threads: CPU threads of the training phase; 0 leaves torch's choice. The engine brings its own.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        engine: Engine,
-        trainer: Trainer,
-        *,
-        inference_threads: int,
-        training_threads: int,
-    ) -> None:
+    def __init__(self, policy: Policy, engine: Engine, trainer: Trainer, *, num_threads: int = 0) -> None:
         self.policy = policy
         self._engine = engine
         self._trainer = trainer
-        self._inference_threads = inference_threads
-        self._training_threads = training_threads
+        self._num_threads = num_threads
         self._handed_version: int | None = None
 
     @contextmanager
@@ -50,7 +41,6 @@ class LocalCluster:
         Raises:
             StaleWeightsError: what the engine holds after the hand-off is not what was published.
         """
-        _set_threads(self._inference_threads)
         if self._engine.fingerprint != weights.fingerprint or self._handed_version != weights.version:
             crashpoint("cluster.before_weight_push")
             self._engine.load_weights(weights)
@@ -61,7 +51,8 @@ class LocalCluster:
     @contextmanager
     def training(self) -> Iterator[Trainer]:
         """The training phase: the trainer."""
-        _set_threads(self._training_threads)
+        if self._num_threads and torch.get_num_threads() != self._num_threads:
+            torch.set_num_threads(self._num_threads)
         yield self._trainer
 
     def publish_weights(self, version: int) -> Weights:
@@ -78,8 +69,3 @@ class LocalCluster:
 
     def close(self) -> None:
         self._engine.close()
-
-
-def _set_threads(count: int) -> None:
-    if count and torch.get_num_threads() != count:
-        torch.set_num_threads(count)

@@ -35,6 +35,10 @@ class SFTDataConfig(StrictModel):
     """JSON lines with "prompt" (or "question", or "messages") and "completion" (or "response")."""
     tasks: tuple[TaskConfig, ...] = ()
     """Families whose solvers write verified long-CoT demonstrations; `num_train` is their number."""
+    keep: Literal["all", "verified", "long_cot"] = "all"
+    """Which long demonstrations are kept. "verified": only those whose answer is right; "long_cot": besides,
+    long ones that plan, evaluate, reflect and explore (section 2.2); "all": honest failures too, so that
+    reinforcement learning has something to discover."""
     style: Literal["long", "short"] = "long"
     """"long": long-CoT demonstrations with search, slips and reflection; "short": the terse solution."""
     skip_bad_rows: bool = False

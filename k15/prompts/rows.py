@@ -40,14 +40,14 @@ class BadRowError(Exception):
         super().__init__(rule)
         self.field, self.rule, self.value, self.cure = field, rule, value, cure
 
-    def at(self, path: Path, line: int) -> DataError:
-        """The error that stops a run, with file, line, field, value and cure."""
+    def at(self, path: Path, line: int, *, setting: str = "prompts.skip_bad_rows") -> DataError:
+        """The error that stops a run, with file, line, field, value and cure; `setting` skips such rows."""
         where = f'field "{self.field}" ' if self.field else ""
         shown = self.value if isinstance(self.value, str) else json.dumps(self.value, default=str)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return DataError(
             f"{path}, line {line}: {where}{self.rule}; got {shown!r}. {self.cure}, "
-            "or set prompts.skip_bad_rows to skip and count such rows."
+            f"or set {setting} to skip and count such rows."
         )
 
 

@@ -41,13 +41,12 @@ class Outcomes:
         counts = {(e.group, e.sample_index): sum(e.loss_mask) for e in examples}
         return [
             GradedGroup(
-                group,
-                verdicts,
-                *(
-                    matrix[row].tolist()
-                    for matrix in (self.rewards, self.length_rewards, self.advantages)
-                ),
-                [counts.get((group.ordinal, t.sample_index), 0) for t in group.trajectories],
+                group=group,
+                verdicts=verdicts,
+                rewards=self.rewards[row].tolist(),
+                length_rewards=self.length_rewards[row].tolist(),
+                advantages=self.advantages[row].tolist(),
+                trained_tokens=[counts.get((group.ordinal, t.sample_index), 0) for t in group.trajectories],
             )
             for row, (group, verdicts) in enumerate(zip(self.groups, self.verdicts, strict=True))
         ]

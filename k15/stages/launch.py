@@ -146,16 +146,15 @@ def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
             tau=config.algorithm.tau,
             max_nonfinite_steps=trainer.max_nonfinite_steps,
         ),
-        inference_threads=config.engine.num_threads,
-        training_threads=config.run.num_threads,
+        num_threads=config.run.num_threads,
     )
 
 
 def _engine(config: RLConfig, policy: Policy) -> Engine:
     settings = config.engine
     if settings.num_workers == 1:
-        return EmbeddedEngine.build(policy.model, num_slots=settings.num_slots)
-    return EnginePool.build(
+        return EmbeddedEngine(policy.model, num_slots=settings.num_slots, num_threads=settings.num_threads)
+    return EnginePool(
         policy.model,
         num_workers=settings.num_workers,
         num_slots=settings.num_slots,

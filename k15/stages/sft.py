@@ -22,7 +22,7 @@ from k15.models.load import Policy, load_policy, make_policy
 from k15.models.tiny import build_tiny_model
 from k15.models.tokenizer import build_tokenizer
 from k15.prompts.demonstrations import Demonstration, load_demonstrations
-from k15.prompts.load import render
+from k15.prompts.render import render_prompt
 from k15.record.run import Run
 from k15.stages.watch import Watch
 from k15.train.packing import Example, Minibatch, pack_minibatch
@@ -92,8 +92,8 @@ def make_or_load_policy(config: SFTConfig) -> Policy:
             "a model from scratch learns its vocabulary from generated families; data.tasks is empty. "
             "Set data.tasks, or model.path to a checkpoint."
         )
-    demonstrations, _ = load_demonstrations(config.data)
-    tokenizer = build_tokenizer(text for d in demonstrations for text in (d.question, d.completion))
+    items = load_demonstrations(config.data).items
+    tokenizer = build_tokenizer(text for d in items for text in (d.question, d.completion))
     return make_policy(build_tiny_model(config.model.tiny, tokenizer, seed=config.run.seed), tokenizer)
 
 
@@ -104,10 +104,10 @@ def load_examples(config: SFTConfig, policy: Policy) -> Examples:
         DataError: a row is malformed.
         ConfigError: an example is longer than a row of the shortest stage, or than the model's positions.
     """
-    demonstrations, num_skipped = load_demonstrations(config.data)
+    demonstrations = load_demonstrations(config.data)
     longest = min([policy.max_positions, *(stage.row_tokens for stage in config.stages)])
     examples = []
-    for index, demonstration in enumerate(demonstrations):
+    for index, demonstration in enumerate(demonstrations.items):
         example = _example(demonstration, policy)
         if len(example) > longest:
             raise ConfigError(
@@ -118,11 +118,11 @@ def load_examples(config: SFTConfig, policy: Policy) -> Examples:
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         digest.update(json.dumps([example.prompt_ids, example.completion_ids]).encode())
-    return Examples(tuple(examples), num_skipped, digest.hexdigest())
+    return Examples(tuple(examples), demonstrations.num_skipped, digest.hexdigest())
 
 
 def _example(demonstration: Demonstration, policy: Policy) -> Example:
-    prompt_ids = render(policy.tokenizer, demonstration.question, demonstration.system)
+    prompt_ids = render_prompt(policy.tokenizer, demonstration.question, demonstration.system)
     completion_ids = policy.tokenizer.encode(demonstration.completion, add_special_tokens=False)
     completion_ids = (*completion_ids, policy.stop_ids[0])
     return Example(prompt_ids, completion_ids, (True,) * len(completion_ids))
