@@ -68,7 +68,7 @@ class Engine(ABC):
         """Sentences for the run's events, for instance why a slower path was taken."""
         return ()
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 an engine may have nothing to free
         """Free processes and memory. An engine that was closed cannot be used again."""
 
     def __enter__(self) -> Self:

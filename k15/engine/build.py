@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel
 
 from k15.engine.cache import PAGE, KVCache
 from k15.engine.decoder import PREFILL_CHUNK, Decoder
-from k15.engine.fused import FusedDecoder, fused_shape
+from k15.engine.fused import FusedDecoder, FusedShape, fused_shape
 from k15.engine.generic import GenericDecoder
 from k15.errors import ModelError
 from k15.weights.fingerprint import named_weights
@@ -37,31 +38,43 @@ def build_decoder(model: PreTrainedModel, decoder_type: DecoderType = "auto") ->
         ModelError: none does; the model uses more than ordinary attention.
     """
     notices: list[str] = []
+    for name, make in _candidates(model, decoder_type):
+        try:
+            decoder = make()
+            difference, allowed = _difference(decoder, model)
+        except Exception as error:  # whatever a model's own code raises when it meets another cache
+            notices.append(
+                f"the {name} of {type(model).__name__} failed: {type(error).__name__}: {error}"
+            )
+            continue
+        if difference <= allowed:
+            return BuiltDecoder(decoder, tuple(notices))
+        notices.append(
+            f"the {name} of {type(model).__name__} differs by {difference:.2g} from the model's own logits (at "
+            f"most {allowed:.2g} is allowed)"
+        )
+    raise ModelError(
+        "The embedded engine runs decoders with ordinary attention, and checks its logits against the model's; "
+        f"{'; '.join(notices) or f'{type(model).__name__} is not of the Llama family'}. Use another model."
+    )
+
+
+def _candidates(
+    model: PreTrainedModel, decoder_type: DecoderType
+) -> Iterator[tuple[str, Callable[[], Decoder]]]:
+    """Ways to run the model, fastest first."""
     shape = fused_shape(model) if decoder_type in ("auto", "fused") else None
     if shape is not None:
-        fused = FusedDecoder(shape, model.device)
-        fused.copy_weights(named_weights(model))
-        difference, allowed = _difference(fused, model)
-        if difference <= allowed:
-            return BuiltDecoder(fused)
-        notices.append(
-            f"the fused forward of {type(model).__name__} is off by {difference:.2g} (at most {allowed:.2g} is "
-            "allowed); the engine runs the model's own forward, which is slower"
-        )
-    if decoder_type == "fused":
-        raise ModelError(
-            f"The fused forward fits the Llama family only; {type(model).__name__} needs decoder_type 'generic'."
-            f" {' '.join(notices)}".rstrip()
-        )
-    generic = GenericDecoder(model)
-    difference, allowed = _difference(generic, model)
-    if difference > allowed:
-        raise ModelError(
-            "The embedded engine runs decoders with ordinary attention; with its cache the logits of "
-            f"{type(model).__name__} differ by {difference:.2g} from the model's own (at most {allowed:.2g} is "
-            "allowed). Use another model."
-        )
-    return BuiltDecoder(generic, tuple(notices))
+        yield "fused forward", lambda: _fused(shape, model)
+    if decoder_type in ("auto", "generic"):
+        yield "forward with paged attention", lambda: GenericDecoder(model)
+        yield "forward with its own attention", lambda: GenericDecoder(model, is_paged=False)
+
+
+def _fused(shape: FusedShape, model: PreTrainedModel) -> FusedDecoder:
+    decoder = FusedDecoder(shape, model.device)
+    decoder.copy_weights(named_weights(model))
+    return decoder
 
 
 @torch.inference_mode()
@@ -73,7 +86,9 @@ def _difference(decoder: Decoder, model: PreTrainedModel) -> tuple[float, float]
     room = min(PAGE + PREFILL_CHUNK, decoder.max_positions) - 1
     lengths = [room - room // 4, room]
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, decoder.vocab_size, (2, room + PREFILL_CHUNK), generator=generator).to(decoder.device)
+    ids = torch.randint(0, decoder.vocab_size, (2, room + PREFILL_CHUNK), generator=generator).to(
+        decoder.device
+    )
     cached = _cached_logits(decoder, ids, lengths)
     largest = difference = 0.0
     was_training = model.training

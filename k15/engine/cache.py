@@ -180,7 +180,9 @@ class KVCache:
         """Keys and values of the rows of a pass, each [r, heads, blocks * PAGE, head_dim], zero where unused."""
         count = reads.positions.shape[0]
         keys, values = self._layers[layer]
-        pages = torch.arange(len(reads.owners), device=self._device) if reads.pages is None else reads.pages
+        pages = (
+            torch.arange(len(reads.owners), device=self._device) if reads.pages is None else reads.pages
+        )
         out = []
         for stored in (keys, values):
             table = stored.new_zeros(count * reads.blocks + 1, *stored.shape[1:])
@@ -192,7 +194,9 @@ class KVCache:
     def row(self, row: int, length: int) -> list[Tensor]:
         """The first `length` keys and values of a row, [heads, length, head_dim], layer by layer."""
         pages = self._rows[row]
-        return [t[pages].transpose(0, 1).flatten(1, 2)[:, :length] for pair in self._layers for t in pair]
+        return [
+            t[pages].transpose(0, 1).flatten(1, 2)[:, :length] for pair in self._layers for t in pair
+        ]
 
     def _hidden(self, positions: Tensor, starts: Tensor) -> Tensor:
         """[n, 1, 1, q, PAGE] for tokens at positions [n, q] and pages that begin at [n]."""
@@ -235,7 +239,10 @@ class KVCache:
         """Twice the memory, zero where it is new."""
         added = max(self._num_pages, self.num_rows)
         self._layers = [
-            (torch.cat((k, k.new_zeros(added, *k.shape[1:]))), torch.cat((v, v.new_zeros(added, *v.shape[1:]))))
+            (
+                torch.cat((k, k.new_zeros(added, *k.shape[1:]))),
+                torch.cat((v, v.new_zeros(added, *v.shape[1:]))),
+            )
             for k, v in self._layers
         ]
         for page in range(self._num_pages, self._num_pages + added):

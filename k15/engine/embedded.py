@@ -64,6 +64,11 @@ class EmbeddedEngine(Engine):
                 built = build_decoder(model, decoder_type)
                 self._decoder, self._notices = built.decoder, built.notices
             self.shapes = choose_shapes(self._decoder, num_slots) if shapes is None else shapes
+        if not self.shapes.is_reproducible:
+            self._notices += (
+                "the last bits of a sample may depend on what is sampled beside it (they do not on a CPU in fp32 "
+                "with a dense model)",
+            )
         self._stamp: Stamp | None = None
         self._stats = EngineStats()
         self._is_running = False
@@ -86,7 +91,9 @@ class EmbeddedEngine(Engine):
 
     def load_weights(self, weights: Weights) -> None:
         if self._is_running:
-            raise EngineError("Weights cannot change under a running extend. Finish or close its iterator first.")
+            raise EngineError(
+                "Weights cannot change under a running extend. Finish or close its iterator first."
+            )
         self._stamp = None  # until proven, it holds nothing that may be sampled from
         self._decoder.copy_weights(weights.tensors)
         held = fingerprint(self._decoder.tensors())
@@ -104,7 +111,9 @@ class EmbeddedEngine(Engine):
     def extend_from(self, source: WorkSource, sampling: SamplingParams) -> Iterator[Segment]:
         """`extend` for work that may arrive later."""
         if self._stamp is None:
-            raise StaleWeightsError("An engine needs weights before it samples; none were loaded. Call load_weights.")
+            raise StaleWeightsError(
+                "An engine needs weights before it samples; none were loaded. Call load_weights."
+            )
         return self._segments(source, sampling, self._stamp)
 
     def _segments(self, source: WorkSource, sampling: SamplingParams, stamp: Stamp) -> Iterator[Segment]:
@@ -146,7 +155,12 @@ class _Extension:
     """One call of `extend`: its slots, its cache, its counters."""
 
     def __init__(
-        self, decoder: Decoder, shapes: PassShapes, num_slots: int, sampling: SamplingParams, stamp: Stamp
+        self,
+        decoder: Decoder,
+        shapes: PassShapes,
+        num_slots: int,
+        sampling: SamplingParams,
+        stamp: Stamp,
     ) -> None:
         limits = Limits(decoder.vocab_size, decoder.max_positions)
         self._decoder = decoder
@@ -239,13 +253,17 @@ class _Extension:
         self.count(num_prefill_tokens=sum(job.length - 1 for _, job in admitted))
 
     def _prefill_pass(self, chunks: list[tuple[int, int, list[int]]], num_rows: int) -> None:
-        chunks = chunks + chunks[:1] * (num_rows - len(chunks))  # idle rows repeat the first chunk's work
+        chunks = chunks + chunks[:1] * (
+            num_rows - len(chunks)
+        )  # idle rows repeat the first chunk's work
         ids = np.zeros((num_rows, PREFILL_CHUNK), dtype=np.int64)
         for place, (_, _, tokens) in enumerate(chunks):
             ids[place, : len(tokens)] = tokens
         starts = np.array([start for _, start, _ in chunks])
         positions = starts[:, None] + np.arange(PREFILL_CHUNK)
-        positions = np.minimum(positions, self._decoder.max_positions - 1)  # only padding lies past the end
+        positions = np.minimum(
+            positions, self._decoder.max_positions - 1
+        )  # only padding lies past the end
         ids_in, positions_in = (torch.from_numpy(array).to(self._device) for array in (ids, positions))
         self._decoder.prefill(ids_in, positions_in, [row for row, _, _ in chunks], self._cache)
 
@@ -267,7 +285,10 @@ class _Extension:
         width = self._shapes.width_for(len(busy))
         if width >= self._slots.num_rows:
             return
-        kept = busy + [row for row in range(self._slots.num_rows) if row not in set(busy)][: width - len(busy)]
+        kept = (
+            busy
+            + [row for row in range(self._slots.num_rows) if row not in set(busy)][: width - len(busy)]
+        )
         self._slots.select(kept)
         self._cache.select(kept)
         self._prompts.clear()

@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaForCausalLM, MistralForCausalLM, PreTrainedModel, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from k15.engine.cache import KVCache, Reads
 from k15.engine.decoder import Decoder
@@ -106,7 +112,9 @@ class FusedDecoder(Decoder):
         state = F.rms_norm(state, state.shape[-1:], self._norm, self.shape.eps)
         return F.linear(state, self._head).float()
 
-    def _run(self, token_ids: Tensor, reads: Reads, cache: KVCache, *, only_keys: bool = False) -> Tensor:
+    def _run(
+        self, token_ids: Tensor, reads: Reads, cache: KVCache, *, only_keys: bool = False
+    ) -> Tensor:
         """Hidden states [r * q, width]; with `only_keys` the last layer ends once keys and values are stored."""
         state = self._embedding[token_ids.reshape(-1)]
         cos, sin = (table[reads.positions.reshape(-1)][:, None] for table in (self._cos, self._sin))

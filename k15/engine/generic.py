@@ -6,7 +6,6 @@ import copy
 from contextvars import ContextVar
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -20,12 +19,19 @@ _ATTENTION = "k15_blocks"
 
 
 class GenericDecoder(Decoder):
-    """A copy of a transformers model whose attention reads k15's cache."""
+    """A copy of a transformers model that reads k15's cache.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: the model.
+        is_paged: its attention is replaced by k15's, which reads pages; its results do not depend on the
+            neighbours. Otherwise the pages are put together for the model's own attention, whose rounding
+            may depend on them: for models that do not take another attention, or change keys after caching.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, is_paged: bool = True) -> None:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._is_paged = bool(model._supports_attention_backend)
-        if self._is_paged:
+        self._is_paged = is_paged
+        if is_paged:
             self._model.set_attn_implementation(_ATTENTION)
         self._tensors = named_weights(self._model)
         config = model.config.get_text_config()
@@ -58,24 +64,21 @@ class GenericDecoder(Decoder):
 
 
 class _Pass(Cache):
-    """One forward pass over k15's cache, in the form that transformers' models expect.
-
-    Models that take a registered attention function get `_attend`, which reads the pages. For the others the
-    pages are put together to the usual [r, heads, length, head_dim].
-    """
+    """One forward pass over k15's cache, in the form that transformers' models expect."""
 
     def __init__(self, cache: KVCache, reads: Reads, *, is_paged: bool) -> None:
         super().__init__(layers=[])
         self.cache = cache
         self.reads = reads
         self.layer = -1
+        self.keys: Tensor | None = None
         self._is_paged = is_paged
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Store the tokens' [r, heads, q, head_dim]; what comes back is for the model's attention."""
-        self.layer = layer_idx
+        """Store the tokens' [r, heads, q, head_dim]; what comes back is for the attention that follows."""
+        self.layer, self.keys = layer_idx, key_states
         self.cache.write(layer_idx, self.reads, key_states.transpose(1, 2), value_states.transpose(1, 2))
         if self._is_paged:
             return key_states, value_states
@@ -105,16 +108,22 @@ def _attend(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over pages under the signature that transformers calls; any further option must be off."""
-    unknown = [name for name in ("s_aux", "head_mask", "position_bias") if others.get(name) is not None]
-    if unknown:
-        raise ModelError(
-            f"k15's engine attends over keys and values only; {type(module).__name__} adds {', '.join(unknown)}."
-            " Use another model."
-        )
+    """Attention over pages under the signature that transformers calls.
+
+    Raises:
+        ModelError: the model asks for more than keys and values as they were cached.
+    """
     current = _CURRENT.get()
+    unknown = [name for name in ("s_aux", "head_mask", "position_bias") if others.get(name) is not None]
+    if unknown or key is not current.keys:
+        added = ", ".join(unknown) or "a step between cache and attention"
+        raise ModelError(
+            f"Attention by pages takes keys and values as cached; {type(module).__name__} adds {added}."
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return current.cache.attend(current.layer, current.reads, query, scaling=scale, softcap=softcap), None
+    return current.cache.attend(
+        current.layer, current.reads, query, scaling=scale, softcap=softcap
+    ), None
 
 
 AttentionInterface.register(_ATTENTION, _attend)

@@ -54,7 +54,9 @@ class TokenSampler:
         # u < 1, but u * total may round up to total: stay below, or the search would run past the end.
         target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
         ids = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-        return ids.clamp_(max=allowed.shape[-1] - 1)  # only rows of NaN get here; the engine reports them
+        return ids.clamp_(
+            max=allowed.shape[-1] - 1
+        )  # only rows of NaN get here; the engine reports them
 
     def _keep_top(self, probabilities: Tensor) -> Tensor:
         """Zero outside the `top_k` likeliest tokens, then outside the smallest set that holds `top_p` of those.

@@ -30,4 +30,4 @@ def token_uniforms(
     key = np.array([seed & _WORD, ordinal & _WORD], dtype=np.uint64)
     skip = start - first * _PER_BLOCK
     raw = np.random.Philox(counter=counter, key=key).random_raw(skip + count)
-    return (raw[skip:] >> np.uint64(11)) * 2.0**-53
+    return (raw[skip:] >> np.uint64(11)).astype(np.float64) * 2.0**-53

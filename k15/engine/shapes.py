@@ -59,7 +59,9 @@ def choose_shapes(decoder: Decoder, num_slots: int) -> PassShapes:
     trial = _Trial(decoder)
     reference = trial.run(width=full, row=0, prefill_rows=_FIXED_PREFILL_ROWS, place=0)
     fixed = [
-        trial.run(width=full, row=full - 1, prefill_rows=_FIXED_PREFILL_ROWS, place=_FIXED_PREFILL_ROWS - 1),
+        trial.run(
+            width=full, row=full - 1, prefill_rows=_FIXED_PREFILL_ROWS, place=_FIXED_PREFILL_ROWS - 1
+        ),
         trial.run(width=full, row=full // 2, prefill_rows=_FIXED_PREFILL_ROWS, place=3, length=3 * PAGE),
     ]
     if not all(_equal(result, reference) for result in fixed):
@@ -67,7 +69,9 @@ def choose_shapes(decoder: Decoder, num_slots: int) -> PassShapes:
     kept_widths = [full] + [
         width
         for width in widths[1:]
-        if _equal(trial.run(width=width, row=width - 3, prefill_rows=_FIXED_PREFILL_ROWS, place=1), reference)
+        if _equal(
+            trial.run(width=width, row=width - 3, prefill_rows=_FIXED_PREFILL_ROWS, place=1), reference
+        )
     ]
     kept_rows = [
         rows
@@ -89,7 +93,9 @@ class _Trial:
         self._subject = self._tokens(self._NUM_PREFILLED + 1)
 
     @torch.inference_mode()
-    def run(self, *, width: int, row: int, prefill_rows: int, place: int, length: int = PAGE) -> list[Tensor]:
+    def run(
+        self, *, width: int, row: int, prefill_rows: int, place: int, length: int = PAGE
+    ) -> list[Tensor]:
         """The subject's keys, values and next logits.
 
         Args:
@@ -109,7 +115,9 @@ class _Trial:
             chunk = self._tokens(prefill_rows, PREFILL_CHUNK)
             count = min(PREFILL_CHUNK, self._NUM_PREFILLED - start)
             chunk[place, :count] = self._subject[start : start + count]
-            positions = torch.arange(start, start + PREFILL_CHUNK).clamp(max=last).repeat(prefill_rows, 1)
+            positions = (
+                torch.arange(start, start + PREFILL_CHUNK).clamp(max=last).repeat(prefill_rows, 1)
+            )
             self._decoder.prefill(chunk, positions, rows, cache)
         tokens = self._tokens(width)
         tokens[row] = self._subject[-1]

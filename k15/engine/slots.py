@@ -184,8 +184,16 @@ class Slots:
         """Keep these rows, in this order."""
         self.jobs = [self.jobs[row] for row in rows]
         self.tokens, self.positions = self.tokens[rows], self.positions[rows]
-        self._counts, self._quotas, self._lengths = self._counts[rows], self._quotas[rows], self._lengths[rows]
-        self._ids, self._logprobs, self._uniforms = self._ids[rows], self._logprobs[rows], self._uniforms[rows]
+        self._counts, self._quotas, self._lengths = (
+            self._counts[rows],
+            self._quotas[rows],
+            self._lengths[rows],
+        )
+        self._ids, self._logprobs, self._uniforms = (
+            self._ids[rows],
+            self._logprobs[rows],
+            self._uniforms[rows],
+        )
 
     def _stop(self, row: int) -> StopReason | None:
         job, length = self.jobs[row], int(self._lengths[row])
