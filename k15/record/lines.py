@@ -65,7 +65,6 @@ class LineLog:
         data = self._path.read_bytes()
         self._size = data.rfind(b"\n") + 1
         if self._size < len(data):
-            crashpoint(f"{self._point}.before_repair")
             os.ftruncate(self._descriptor, self._size)
             os.fsync(self._descriptor)
         return len(data) - self._size

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -269,6 +270,20 @@ def test_retention_keeps_the_newest_valid_ones(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="at least 1"):
         retire_checkpoints(tmp_path, keep=0)
+
+
+def test_a_checkpoint_loses_its_name_before_it_loses_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    rmtree = shutil.rmtree
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **o: (removed.append(path.name), rmtree(path, **o))
+    )
+    for iteration in (1, 2):
+        _commit(tmp_path, iteration)
+    retire_checkpoints(tmp_path, keep=1)
+    assert [name.startswith(f".trash-{checkpoint_name(1)}-") for name in removed] == [True]
 
 
 def test_a_rejected_checkpoint_never_comes_back_and_goes_with_its_age(tmp_path: Path) -> None:

@@ -254,8 +254,8 @@ def test_torn_lines_are_repaired_when_the_run_is_opened(tmp_path: Path) -> None:
     for name in ("metrics.jsonl", "events.jsonl"):
         with (tmp_path / name).open("ab") as file:
             file.write(b'{"iteration": 3, "kind": "tor')
-    _open(tmp_path).close()
-    assert _recorded(tmp_path) == [0, 1, 2]
+    with _open(tmp_path):
+        assert _recorded(tmp_path) == [0, 1, 2]  # at once, before anything is written
     events = _events(tmp_path)
     assert [event["file"] for event in events if event["kind"] == "repaired"] == [
         "events.jsonl",
@@ -519,6 +519,36 @@ def test_a_state_that_is_on_disk_is_not_written_twice(tmp_path: Path) -> None:
         assert run.save(2, {"policy": _Tensor(1.0)}) == path
         assert path.stat().st_ino == before
         assert run.oldest_checkpoint == 2
+
+
+def test_a_killed_retirement_is_made_up_for_when_the_run_goes_on(tmp_path: Path) -> None:
+    _begin(tmp_path, 1, 2, 3)
+    with _open(tmp_path, keep=2) as run:
+        assert run.restore({"policy": _Tensor()}) == 3
+        assert run.oldest_checkpoint == 2
+
+
+def test_metrics_are_durable_before_the_checkpoint_that_makes_them_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may take lines that will be written again, never one from before the checkpoint."""
+    trace: list[str] = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (trace.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name), fsync(fd))[1],
+    )
+    monkeypatch.setattr(
+        os, "rename", lambda a, b, **o: (trace.append(f"-> {Path(b).name}"), rename(a, b, **o))[1]
+    )
+    with _open(tmp_path) as run:
+        run.record(0, {}, [_row(0)])
+        trace.clear()
+        run.record(1, {}, [_row(1)])
+        run.save(2, {"policy": _Tensor()})
+    assert trace[0] == ".tmp-000001.jsonl"
+    assert trace.index("metrics.jsonl") < trace.index(f"-> {checkpoint_name(2)}")
 
 
 def test_the_record_room_works_without_torch() -> None:

@@ -92,6 +92,7 @@ def test_torn_at_any_byte_the_whole_records_come_back_and_appending_goes_on(path
         whole = sum(end <= cut for end in ends)
         journal = Journal(path)
         assert list(journal.recovered.segments) == SEGMENTS[:whole]
+        assert read_journal(path).num_dropped_bytes == 0  # cut off at once, before anything is appended
         assert journal.recovered.num_dropped_bytes == cut - (ends[whole - 1] if whole else 14)
         assert journal.append(SEGMENTS[-1])
         journal.close()
