@@ -22,7 +22,8 @@ _TO_ASCII = str.maketrans(_UNICODE)
 _MACROS = (
     (re.compile(r"(?<!\\)\\!\s*"), ""),
     (re.compile(r"(?<=\d)\\,(?=\d{3}(?!\d))"), ""),  # 12\,345
-    (re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-zA-Z])|hspace\s*\{[^{}]*\}|thinspace(?![a-zA-Z]))|~"), " "),
+    (re.compile(r"(?<!\\)\\(?:[,;: ]|(?:q?quad|thinspace)(?![a-zA-Z]))|~"), " "),
+    (re.compile(r"(?<!\\)\\hspace\s*\{\s*[0-9.]+\s*[a-z]{2}\s*\}"), " "),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|rm|bf|it|mathstrut)(?![a-zA-Z])"), ""),
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -32,6 +33,7 @@ _MACROS = (
     (re.compile(r"\\(?:emptyset|varnothing)(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\\(?:leqslant|leq)(?![a-zA-Z])"), r"\\le "),
     (re.compile(r"\\(?:geqslant|geq)(?![a-zA-Z])"), r"\\ge "),
+    (re.compile(r"\\equiv(?![a-zA-Z])"), "="),
     (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
     (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
     (re.compile(r"\\lbrack(?![a-zA-Z])"), "["),

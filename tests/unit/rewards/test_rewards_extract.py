@@ -88,9 +88,9 @@ def test_a_reply_that_begins_inside_a_thought_must_close_it():
     ],
 )
 def test_long_hostile_replies_cost_little(reply):
-    start = time.perf_counter()
+    start = time.process_time()
     extract_answer(reply)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 pieces = st.sampled_from(

@@ -137,6 +137,66 @@ def test_different_answers_are_not_paid(verifier, gold, answer):
     assert judge(verifier, gold, answer).outcome in (Outcome.WRONG, Outcome.NO_ANSWER)
 
 
+# Every way to write two values at once that we could think of. Neither may be paid.
+HEDGES = [
+    *(
+        "%s|%s",
+        r"%s \vee %s",
+        "%s; %s",
+        r"%s \quad %s",
+        r"%s \\ %s",
+        r"%s\text{ }%s",
+        "%s!=%s",
+        "%s:%s",
+        r"%s \to %s",
+    ),
+    *(
+        r"%s \neq %s",
+        "%s<%s",
+        r"%s \le %s",
+        r"%s \in \{%s\}",
+        "[%s,%s]",
+        "(%s,%s)",
+        r"\{%s,%s\}",
+        "%s or %s",
+        "%s ? %s",
+    ),
+    *(
+        r"\{%s\} \cup \{%s\}",
+        r"%s \equiv %s",
+        "%s & %s",
+        "%s_{%s}",
+        "not %s but %s",
+        r"\cancel{%s} %s",
+        "%s=%s",
+    ),
+    *(
+        r"%s \hspace{%s}",
+        r"\overset{%s}{%s}",
+        r"%s \not= %s",
+        "x=%s, y=%s",
+        r"%s \ldots %s",
+        "%s\n%s",
+        "$%s$ $%s$",
+    ),
+    *(
+        r"\phantom{%s} %s",
+        r"\begin{cases} %s \\ %s \end{cases}",
+        "%s (%s)",
+        r"\text{%s} %s",
+        r"%s \tag{%s}",
+        "%s #%s",
+    ),
+]
+
+
+def test_no_hedge_is_paid(verifier):
+    values = [("42", "43"), ("43", "42"), (r"\sqrt{2}", r"\sqrt{3}"), (r"\sqrt{3}", r"\sqrt{2}")]
+    items = [MathItem(min(pair), form % pair, is_reply=False) for form in HEDGES for pair in values]
+    paid = [item.text for item, v in zip(items, verifier.judge(items), strict=True) if v.correct]
+    assert paid == []
+
+
 @pytest.mark.parametrize("text", sorted({text for pair in EQUAL + DIFFERENT for text in pair}))
 def test_every_formula_equals_itself_in_a_box(verifier, text):
     assert (
@@ -243,12 +303,12 @@ def test_an_answer_that_takes_too_long_is_a_timeout_and_the_next_one_is_judged()
         for h in HOSTILE
         for a in (h, f"(x-2)(x+2)+{len(h)}-{len(h)}")
     ]
-    with MathVerifier(timeout_seconds=0.6) as verifier:
+    with MathVerifier(timeout_seconds=1.0) as verifier:
         verdicts = list(verifier.judge(items))
         again = list(verifier.judge(items))
     assert [v.outcome for v in verdicts] == [Outcome.TIMEOUT, Outcome.RIGHT] * len(HOSTILE)
-    assert all(v.seconds < 1.6 for v in verdicts)
-    assert verdicts[0].reason == "the comparison took more than 0.6 s"
+    assert all(v.seconds < 4.0 for v in verdicts)
+    assert verdicts[0].reason == "the comparison took more than 1 s"
     assert [v.outcome for v in again] == [v.outcome for v in verdicts]
     assert all(v.seconds < 0.1 for v in again)  # remembered
 

@@ -12,7 +12,7 @@ import pytest
 from k15.rewards.pool import JobResult, KillablePool
 
 JOBS = "rewards_pool_jobs:job"
-LIMIT = 0.4
+LIMIT = 0.6
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_results_come_in_the_order_of_the_jobs_with_several_workers():
 def test_a_job_that_never_ends_is_killed_and_the_next_one_works(pool, hang):
     [first, second] = pool.run([hang, "after"])
     assert first.status == "timeout"
-    assert LIMIT <= first.seconds < LIMIT + 1.0
-    assert first.detail == "more than 0.4 s"
+    assert LIMIT <= first.seconds < LIMIT + 3.0
+    assert first.detail == "more than 0.6 s"
     assert (second.status, second.value) == ("done", "after")
 
 

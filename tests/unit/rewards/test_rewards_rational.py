@@ -128,6 +128,6 @@ def test_two_fractions_have_equal_values_only_if_they_are_equal(left, right):
     ],
 )
 def test_hostile_formulas_cost_little(text):
-    start = time.perf_counter()
+    start = time.process_time()
     rational(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
