@@ -19,6 +19,8 @@ from k15.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from k15.tasks import Split
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -121,7 +123,11 @@ class _Loader:
         train: dict[str, Prompt] = {}
         heldout: dict[str, Prompt] = {}
         for task in self._config.tasks:
-            for split, target in (("heldout", heldout), ("train", train)):
+            splits: tuple[tuple[Split, dict[str, Prompt]], ...] = (
+                ("heldout", heldout),
+                ("train", train),
+            )
+            for split, target in splits:
                 for prompt in self._problems(task, split):
                     if prompt.question in train or prompt.question in heldout:
                         self.num_duplicates += 1
@@ -153,7 +159,7 @@ class _Loader:
             raise BadRowError("question", rule, value, "Shorten it, raise prompts.max_prompt_tokens")
         return prompt
 
-    def _problems(self, task: TaskConfig, split: str) -> list[Prompt]:
+    def _problems(self, task: TaskConfig, split: Split) -> list[Prompt]:
         from k15.tasks import get_family
 
         family = get_family(task.family)
