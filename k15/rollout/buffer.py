@@ -54,6 +54,21 @@ class RolloutBuffer:
         """Trajectories that have not stopped."""
         return sum(not t.is_finished for group in self._groups.values() for t in group.trajectories)
 
+    @property
+    def num_failed_writes(self) -> int:
+        """Segments that the disk refused; they are safe in memory, and sampled again after a kill."""
+        return self._journal.num_failed if self._journal is not None else 0
+
+    def grown(self, version: int) -> tuple[int, int]:
+        """Trajectories that gained a segment from this policy version, and how many of them were resumed."""
+        grown = [
+            trajectory
+            for group in self._groups.values()
+            for trajectory in group.trajectories
+            if trajectory.segments and trajectory.segments[-1].policy_version == version
+        ]
+        return len(grown), sum(len(trajectory.segments) > 1 for trajectory in grown)
+
     def open(self, draws: Iterable[tuple[int, Prompt]], iteration: int) -> None:
         """Open a group of k empty trajectories for each draw (ordinal, prompt).
 

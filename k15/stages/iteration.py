@@ -46,7 +46,9 @@ class Outcomes:
                 rewards=self.rewards[row].tolist(),
                 length_rewards=self.length_rewards[row].tolist(),
                 advantages=self.advantages[row].tolist(),
-                trained_tokens=[counts.get((group.ordinal, t.sample_index), 0) for t in group.trajectories],
+                trained_tokens=[
+                    counts.get((group.ordinal, t.sample_index), 0) for t in group.trajectories
+                ],
             )
             for row, (group, verdicts) in enumerate(zip(self.groups, self.verdicts, strict=True))
         ]
@@ -74,6 +76,12 @@ class IterationLog:
 
     def rolled_out(self, stats: EngineStats, buffer: RolloutBuffer) -> None:
         """After the rollout phase, before finished groups leave the buffer."""
+        num_segments, num_resumed = buffer.grown(self.iteration)
+        if buffer.num_failed_writes:
+            message = (
+                f"the disk refused {buffer.num_failed_writes} segments of the journal; free some space"
+            )
+            self.warnings.append(("journal_failed", message))
         self.metrics |= {
             "rollout/num_tokens": stats.num_tokens,
             "rollout/prefill_tokens": stats.num_prefill_tokens,
@@ -81,6 +89,8 @@ class IterationLog:
             "rollout/occupancy": stats.occupancy,
             "rollout/in_flight_groups": len(buffer),
             "rollout/unfinished_trajectories": buffer.num_unfinished,
+            "rollout/num_segments": num_segments,
+            "rollout/num_resumed": num_resumed,
             "rollout/num_recovered": buffer.num_recovered,
         }
 

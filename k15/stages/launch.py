@@ -153,7 +153,9 @@ def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
 def _engine(config: RLConfig, policy: Policy) -> Engine:
     settings = config.engine
     if settings.num_workers == 1:
-        return EmbeddedEngine(policy.model, num_slots=settings.num_slots, num_threads=settings.num_threads)
+        return EmbeddedEngine(
+            policy.model, num_slots=settings.num_slots, num_threads=settings.num_threads
+        )
     return EnginePool(
         policy.model,
         num_workers=settings.num_workers,

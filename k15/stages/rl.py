@@ -44,9 +44,10 @@ def train_rl(
     weights = cluster.publish_weights(done)
 
     for iteration in range(done, config.num_iterations):
-        if iteration % config.run.save_every == 0:  # the optimizer restarts below,
-            save(run, iteration, state, buffer)  # so this is the whole state
         log = IterationLog(iteration)
+        if iteration % config.run.save_every == 0:  # the optimizer restarts below,
+            with log.phase("save"):  # so this is the whole state
+                save(run, iteration, state, buffer)
 
         with cluster.inference(weights) as engine, log.phase("rollout"):  # rollout phase (2.6.3)
             evaluate_if_due(config, iteration, engine, prompts, grader, sampling, log, watch)
@@ -218,6 +219,7 @@ def conclude(
     metrics = log.finish(weights, sampler, length_weight)
     line = run.record(log.iteration, metrics, log.rows)
     for kind, message in log.warnings:
-        run.event(kind, f"warning: {message}", iteration=log.iteration)
+        run.event(kind, message, iteration=log.iteration)
+        watch.line(f"warning: {message}")
     watch.line(describe(line))
     watch.advance()

@@ -38,18 +38,32 @@ class Lives:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, arguments: Sequence[str], *, crash: str = "", count_file: str = "", log: str = os.devnull) -> int:
+    def run(
+        self,
+        arguments: Sequence[object],
+        *,
+        crash: str = "",
+        signal_name: str = "SIGKILL",
+        count_file: str = "",
+        log: str = os.devnull,
+    ) -> int:
         """One life; its exit code, or minus the number of the signal that killed it.
 
         Args:
-            arguments: what the entry function gets.
+            arguments: what the entry function gets, as texts.
             crash: value of K15_CRASH, see `k15.crashpoints`.
+            signal_name: the signal sent there.
             count_file: value of K15_CRASH_COUNT.
             log: file that standard output and error are appended to.
         """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
-        order = {"arguments": list(map(str, arguments)), "crash": crash, "count_file": count_file, "log": log}
+        environment = {
+            "K15_CRASH": crash,
+            "K15_CRASH_SIGNAL": signal_name,
+            "K15_CRASH_COUNT": count_file,
+        }
+        order = {"arguments": list(map(str, arguments)), "environment": environment, "log": log}
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         answer = self._server.stdout.readline()
@@ -85,7 +99,7 @@ def _serve(entry: str, preload: Sequence[str]) -> None:
 
 
 def _live(command, order: dict) -> int:
-    os.environ["K15_CRASH"], os.environ["K15_CRASH_COUNT"] = order["crash"], order["count_file"]
+    os.environ.update(order["environment"])
     with open(order["log"], "a") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

@@ -1,0 +1,263 @@
+"""A run that is killed, stopped or damaged ends with the unbroken run's weights (REL-01, 02, 03, 07, 13, 22, 26)."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from k15.testing.lives import Lives
+
+ITERATIONS = 6
+SFT = """
+batch_tokens = 256
+[model.tiny]
+num_layers = 1
+width = 32
+num_heads = 2
+mlp_width = 64
+max_positions = 256
+[data]
+tasks = [{ family = "trial", levels = [1], num_train = 40 }]
+[[stages]]
+row_tokens = 200
+num_steps = 6
+learning_rate = 4e-3
+[run]
+save_every = 2
+num_threads = 1
+"""
+RL = f"""
+num_iterations = {ITERATIONS}
+[prompts]
+tasks = [{{ family = "trial", levels = [1, 2], num_train = 20, num_heldout = 4 }}]
+[sampling]
+strategy = "curriculum"
+hard_difficulty = 2
+switch_iteration = 4
+[rollout]
+group_size = 2
+prompts_in_flight = 5
+segment_tokens = 8
+max_tokens = 24
+[engine]
+num_slots = 8
+[trainer]
+row_tokens = 128
+[evaluation]
+every = 4
+num_prompts = 4
+[run]
+save_every = 2
+keep_checkpoints = 2
+num_threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def lives():
+    preload = ["k15.stages.launch", "transformers.models.qwen3.modeling_qwen3"]
+    with Lives("k15.cli:main", preload) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def base(lives, tmp_path_factory):
+    """A trained tiny model, the recipe, the unbroken run, and the crash points it passes, in order."""
+    folder = tmp_path_factory.mktemp("resume")
+    (folder / "sft.toml").write_text(SFT)
+    (folder / "rl.toml").write_text(RL)
+    assert (
+        lives.run(["sft", folder / "sft.toml", "--run", folder / "sft"], log=str(folder / "sft.log"))
+        == 0
+    )
+    return folder
+
+
+def rl(base: Path, run: Path, *more) -> list:
+    return ["rl", base / "rl.toml", "--run", run, "--model", base / "sft" / "model", *more]
+
+
+@pytest.fixture(scope="module")
+def unbroken(lives, base):
+    points = base / "points"
+    assert (
+        lives.run(rl(base, base / "unbroken"), count_file=str(points), log=str(base / "unbroken.log"))
+        == 0
+    )
+    return points.read_text().split()
+
+
+def outcome(run: Path) -> dict:
+    """All that must not depend on what happened on the way."""
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    volatile = ("seconds/", "time", "rollout/tokens_per_second", "rollout/num_recovered", "save/failed")
+    volatile += (
+        "rollout/num_tokens",
+        "rollout/prefill_tokens",
+        "rollout/occupancy",
+    )  # recovered segments cost nothing
+    rollouts = {path.name: path.read_text() for path in sorted((run / "rollouts").iterdir())}
+    return {
+        "fingerprints": [m.get("weights/fingerprint") for m in metrics],
+        "metrics": [{k: v for k, v in m.items() if not k.startswith(volatile)} for m in metrics],
+        "rollouts": rollouts,
+        "model": (run / "model" / "model.safetensors").read_bytes(),
+    }
+
+
+def ordinals(run: Path) -> list[int]:
+    rows = [
+        json.loads(line)
+        for path in sorted((run / "rollouts").iterdir())
+        for line in path.read_text().splitlines()
+    ]
+    return sorted(row["ordinal"] for row in rows if row["sample_index"] == 0)
+
+
+def test_the_unbroken_run_trains_every_prompt_ordinal_at_most_once(base, unbroken):
+    seen = ordinals(base / "unbroken")
+    assert len(seen) == len(set(seen)) > ITERATIONS
+    assert len(outcome(base / "unbroken")["metrics"]) == ITERATIONS + 1
+
+
+def test_the_same_seed_gives_the_same_run_with_three_engine_workers(lives, base, unbroken, tmp_path):
+    log = str(tmp_path / "log")
+    assert lives.run(rl(base, tmp_path / "run", "--engine.num_workers", "3"), log=log) == 0, Path(
+        log
+    ).read_text()
+    assert outcome(tmp_path / "run") == outcome(base / "unbroken")
+
+
+def test_another_seed_gives_another_run(lives, base, unbroken, tmp_path):
+    assert lives.run(rl(base, tmp_path / "run", "--run.seed", "1")) == 0
+    assert outcome(tmp_path / "run")["model"] != outcome(base / "unbroken")["model"]
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_sigkill_at_random_events_changes_nothing(lives, base, unbroken, tmp_path, chunk):
+    """REL-01: 24 kill points here, drawn over all events of the run; `studies/kills.py` does more."""
+    rng = random.Random(chunk)
+    expected = outcome(base / "unbroken")
+    for number in sorted(rng.sample(range(1, len(unbroken) + 1), 6)):
+        run, log = tmp_path / f"run{number}", str(tmp_path / f"log{number}")
+        assert lives.run(rl(base, run), crash=f"*:{number}", log=log) == -signal.SIGKILL, number
+        assert lives.run(rl(base, run), log=log) == 0, Path(log).read_text()
+        assert outcome(run) == expected, (number, unbroken[number - 1])
+
+
+def test_sigkill_at_every_named_point_changes_nothing(lives, base, unbroken, tmp_path):
+    """REL-02: each name fires, at its middle occurrence."""
+    expected = outcome(base / "unbroken")
+    names = sorted(set(unbroken))
+    assert len(names) >= 20
+    for name in names:
+        run, log = tmp_path / name, str(tmp_path / f"{name}.log")
+        count = (unbroken.count(name) + 1) // 2
+        assert lives.run(rl(base, run), crash=f"{name}:{count}", log=log) == -signal.SIGKILL, name
+        assert lives.run(rl(base, run), log=log) == 0, Path(log).read_text()
+        assert outcome(run) == expected, name
+
+
+def test_a_run_that_dies_again_and_again_still_arrives(lives, base, unbroken, tmp_path):
+    expected, run, log = outcome(base / "unbroken"), tmp_path / "run", str(tmp_path / "log")
+    statuses = []
+    while not statuses or statuses[-1] != 0:
+        statuses.append(lives.run(rl(base, run), crash=f"*:{len(unbroken) // 3}", log=log))
+        assert len(statuses) < 12, Path(log).read_text()
+    assert statuses[:2] == [-signal.SIGKILL] * 2
+    assert outcome(run) == expected
+
+
+def test_segments_of_a_killed_rollout_phase_are_not_sampled_again(lives, base, unbroken, tmp_path):
+    """REL-13: the journal's segments are taken over; nothing is lost, nothing regenerated."""
+    appended = [i for i, name in enumerate(unbroken, 1) if name.startswith("journal.")]
+    run, log = tmp_path / "run", str(tmp_path / "log")
+    assert (
+        lives.run(rl(base, run), crash=f"*:{appended[len(appended) // 2]}", log=log) == -signal.SIGKILL
+    )
+    assert lives.run(rl(base, run), log=log) == 0
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert max(m.get("rollout/num_recovered", 0) for m in metrics) > 0
+    assert outcome(run) == outcome(base / "unbroken")
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_the_same_end(lives, base, unbroken, tmp_path):
+    """REL-07 for the whole loop: one flipped bit in the newest checkpoint's weights."""
+    run, log = tmp_path / "run", str(tmp_path / "log")
+    last_save = max(i for i, name in enumerate(unbroken, 1) if name == "checkpoint.before_mkdir")
+    assert lives.run(rl(base, run), crash=f"*:{last_save}", log=log) == -signal.SIGKILL
+    newest = max((run / "checkpoints").glob("iteration_*[0-9]"))
+    weights = newest / "policy" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert lives.run(rl(base, run), log=log) == 0, Path(log).read_text()
+    kinds = [json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()]
+    assert "fallback" in kinds
+    assert outcome(run) == outcome(base / "unbroken")
+
+
+def test_never_from_scratch_when_all_checkpoints_are_damaged(lives, base, unbroken, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    last_save = max(i for i, name in enumerate(unbroken, 1) if name == "checkpoint.before_mkdir")
+    assert lives.run(rl(base, run), crash=f"*:{last_save}") == -signal.SIGKILL
+    for weights in (run / "checkpoints").glob("iteration_*/policy/model.safetensors"):
+        weights.write_bytes(b"damaged")
+    assert lives.run(rl(base, run), log=str(log)) == 1
+    assert "--fresh" in log.read_text()
+    assert lives.run(rl(base, run, "--fresh"), log=str(log)) == 0
+    assert outcome(run) == outcome(base / "unbroken")
+
+
+def test_raising_the_number_of_iterations_goes_on(lives, base, unbroken, tmp_path):
+    """REL-26: 0 means all planned iterations are done; planning more continues the same run."""
+    run, log = tmp_path / "run", str(tmp_path / "log")
+    assert lives.run(rl(base, run, "--num_iterations", "3"), log=log) == 0
+    assert lives.run(rl(base, run), log=log) == 0, Path(log).read_text()
+    assert outcome(run)["model"] == outcome(base / "unbroken")["model"]
+
+
+def test_a_changed_prompt_set_refuses_to_resume(lives, base, unbroken, tmp_path):
+    """REL-25."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    assert lives.run(rl(base, run, "--num_iterations", "2"), log=str(log)) == 0
+    assert lives.run(rl(base, run, "--prompts.seed", "5"), log=str(log)) == 2
+    assert "prompts.seed" in log.read_text()
+
+
+def test_sft_killed_at_every_event_ends_with_the_same_weights(lives, base, tmp_path):
+    """REL-03 for supervised fine-tuning: the optimizer's moments are part of the state."""
+    points = tmp_path / "points"
+    sft = ["sft", base / "sft.toml", "--run"]
+    assert lives.run([*sft, tmp_path / "unbroken"], count_file=str(points)) == 0
+    count = len(points.read_text().split())
+    weights = (base / "sft" / "model" / "model.safetensors").read_bytes()
+    assert (tmp_path / "unbroken" / "model" / "model.safetensors").read_bytes() == weights
+    for number in range(2, count + 1, max(1, count // 12)):
+        run = tmp_path / f"run{number}"
+        assert lives.run([*sft, run], crash=f"*:{number}") == -signal.SIGKILL
+        assert lives.run([*sft, run]) == 0
+        assert (run / "model" / "model.safetensors").read_bytes() == weights, number
+
+
+def test_stopping_in_every_iteration_gives_the_same_run(lives, base, unbroken, tmp_path):
+    """REL-03 and REL-22: SIGTERM in every iteration, while training or while sampling; 75 says there is more to do."""
+    run, log = tmp_path / "run", str(tmp_path / "log")
+    codes = []
+    while not codes or codes[-1] != 0:
+        point = "trainer.reset_optimizer:1" if len(codes) % 2 else "journal.after_append:4"
+        codes.append(lives.run(rl(base, run), crash=point, signal_name="SIGTERM", log=log))
+        assert codes[-1] in (0, 75), Path(log).read_text()
+        assert len(codes) < 40
+    assert len(codes) > ITERATIONS
+    assert outcome(run) == outcome(base / "unbroken")
+
+
+def test_lives_really_die(lives, base, tmp_path):
+    """REL-29, the witness of all tests above: a crash point that does not exist kills nobody."""
+    run = tmp_path / "run"
+    assert lives.run(rl(base, run, "--num_iterations", "1"), crash="no.such.point:1") == 0
+    assert os.path.isdir(run / "model")
