@@ -20,6 +20,15 @@ LETTER = 8.2
 """Room for one letter of a label, in chart units: measured for the larger type of a narrow screen."""
 
 
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where a phase begins, and its name. At a break another run begins, so curves are lifted there."""
+
+    place: float
+    name: str
+    is_break: bool
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where a chart draws: its plot area between two scales."""
@@ -30,7 +39,7 @@ class Frame:
     y_unit: Unit
     y_label: str
     x_label: str
-    boundaries: Sequence[tuple[float, str]] = ()
+    boundaries: Sequence[Boundary] = ()
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """A point in chart units, kept within the plot vertically."""
@@ -46,7 +55,7 @@ class Frame:
             label = format_tick(tick, step, "plain")
             parts.append(words(label, self.x(tick), bottom + 17, text_anchor=anchor, class_="tick"))
         parts.append(words(self.x_label, right, bottom + 34, text_anchor="end", class_="unit"))
-        parts.append(phase_marks([(self.x(place), name) for place, name in self.boundaries]))
+        parts.append(phase_marks([(self.x(b.place), b.name) for b in self.boundaries]))
         return join(parts)
 
     def _rule(self, tick: float) -> Markup:
@@ -74,7 +83,7 @@ def phase_marks(marks: Sequence[tuple[float, str]]) -> Markup:
     return join(parts)
 
 
-def plot_top(boundaries: Sequence[tuple[float, str]]) -> float:
+def plot_top(boundaries: Sequence[Boundary]) -> float:
     """Where the plot begins: lower if names of phases stand above it."""
     return PHASE_TOP if boundaries else TOP
 

@@ -10,6 +10,7 @@ from k15.report.axes import (
     FLOOR,
     LEFT,
     WIDTH,
+    Boundary,
     Frame,
     cursor,
     drawing,
@@ -107,7 +108,7 @@ class ChartStyle:
     from_zero: bool = True
     log: bool = False
     guide: Guide | None = None
-    boundaries: Sequence[tuple[float, str]] = ()
+    boundaries: Sequence[Boundary] = ()
 
 
 def line_chart(title: str, lines: Sequence[Line], style: ChartStyle, caption: str) -> Figure | None:
@@ -131,7 +132,9 @@ def line_chart(title: str, lines: Sequence[Line], style: ChartStyle, caption: st
 
 
 def _frame(lines: Sequence[Line], style: ChartStyle) -> Frame:
-    xs = [x for line in lines for x, _ in (*line.points, *line.raw)] + [x for x, _ in style.boundaries]
+    xs = [x for line in lines for x, _ in (*line.points, *line.raw)] + [
+        b.place for b in style.boundaries
+    ]
     low, high = min(xs), max(xs)
     right = WIDTH - (text_room([line.label for line in lines]) + 12 if len(lines) > 1 else 8)
     return Frame(
@@ -188,8 +191,8 @@ def _draw_line(line: Line, frame: Frame) -> Markup:
 
 
 def _phases(points: Sequence[Point], frame: Frame) -> str:
-    """The path of a curve, lifted where a phase begins: what one phase ended with says nothing of the next."""
-    starts = [place for place, _ in frame.boundaries]
+    """The path of a curve, lifted where another run begins: what one ended with says nothing of the next."""
+    starts = [b.place for b in frame.boundaries if b.is_break]
     phases = [[p for p in points if bisect(starts, p[0]) == i] for i in range(len(starts) + 1)]
     return "".join(
         path_of([frame.place(*p) for p in thin(phase, MOST_POINTS)]) for phase in phases if phase
@@ -197,7 +200,7 @@ def _phases(points: Sequence[Point], frame: Frame) -> str:
 
 
 def _draw_band(line: Line, frame: Frame) -> Markup:
-    starts = [place for place, _ in frame.boundaries]
+    starts = [b.place for b in frame.boundaries if b.is_break]
     paths = []
     for i in range(len(starts) + 1):
         band = [interval for interval in line.band if bisect(starts, interval[0]) == i]

@@ -120,7 +120,7 @@ def _zero_advantage(points: Points) -> Finding | None:
     if late is None or late < 0.7:
         return None
     return Finding(
-        f"In {100 * late:.0f} % of the late groups all rewards are equal: they teach nothing.", "health"
+        f"{100 * late:.0f} % of the late completions have no advantage: they teach nothing.", "health"
     )
 
 

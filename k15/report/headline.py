@@ -107,7 +107,7 @@ def _interval_note(material: Material, accuracy: Sequence[Point]) -> str:
 
 
 def _progress_tiles(stages: Sequence[Stage]) -> list[Tile]:
-    rows = sum(len(stage.rows) for stage in stages)
+    rows = sum(stage.num_iterations_done for stage in stages)
     planned = [integer(stage.config, "num_iterations") for stage in stages]
     tiles = []
     if rows:

@@ -40,16 +40,16 @@ def _policy(material: Material) -> list[Figure | None]:
         material.chart(
             "Distance from the reference",
             [material.smooth("update/kl", "KL", "plum")],
-            "KL, nats",
+            "KL, nats per token",
             "How far the steps of one iteration carry the policy from the one that sampled. A steady rise while the "
             "reward is flat is the classic warning.",
         ),
         material.shares(
-            "Groups that teach nothing",
+            "Completions that teach nothing",
             [material.smooth("train/zero_advantage_share", "share", "orange")],
-            "share of groups with all rewards equal",
-            "All right or all wrong: no advantage, no gradient. A high share wastes the rollout phase; the sampler "
-            "should move on.",
+            "share of completions without advantage",
+            "All right or all wrong: their group has no advantage, so no gradient. A high share wastes the rollout "
+            "phase; the sampler should move on.",
         ),
     ]
 

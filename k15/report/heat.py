@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from k15.report.axes import FLOOR, LEFT, WIDTH, cursor, drawing, phase_marks, plot_top, words
+from k15.report.axes import FLOOR, LEFT, WIDTH, Boundary, cursor, drawing, phase_marks, plot_top, words
 from k15.report.charts import Figure, Table
 from k15.report.markup import Markup, element, join
 from k15.report.statistics import spread
@@ -21,7 +21,7 @@ def heat_map(
     row_labels: Sequence[str],
     y_label: str,
     caption: str,
-    boundaries: Sequence[tuple[float, str]] = (),
+    boundaries: Sequence[Boundary] = (),
 ) -> Figure | None:
     """Columns of counts over iterations, lowest class at the bottom; None if all counts are zero.
 
@@ -44,7 +44,7 @@ def heat_map(
         parts.append(words(f"{kept[i][0]:g}", place, FLOOR + 17, text_anchor=anchor, class_="tick"))
     parts.append(words("iteration", RIGHT, FLOOR + 34, text_anchor="end", class_="unit"))
     xs = [x for x, _ in kept]
-    marks = [(LEFT + bisect_left(xs, place) * width, name) for place, name in boundaries]
+    marks = [(LEFT + bisect_left(xs, b.place) * width, b.name) for b in boundaries]
     parts += [phase_marks(marks), cursor()]
     table = Table(
         ("iteration", *row_labels),

@@ -18,10 +18,11 @@ from k15.report.markup import Content, join
 from k15.report.material import Material, Section
 from k15.report.page import build_page, join_lead, show_findings, show_notices
 from k15.report.partial import choose_lane_groups, rollout_section
-from k15.report.runs import Stage, Timeline, build_timeline, open_stage, text
+from k15.report.runs import Stage, open_stage, text
 from k15.report.scan import scan_rollouts
 from k15.report.settings import events_section, moment, settings_section
 from k15.report.thoughts import key_of, read_groups, show_pick
+from k15.report.timeline import Timeline, build_timeline
 from k15.report.warmup import warmup_section
 
 __all__ = ["PhaseSummary", "write_demo_report", "write_report"]
@@ -102,14 +103,13 @@ def _build(
 
     sections: list[Section | None] = [warmup_section([stage for stage in stages if stage.kind == "sft"])]
     if timeline.stages:
-        names = [stage.name for stage in timeline.stages]
         sections += [
             learning_section(material),
             length_section(material),
             health_section(material),
             curriculum_section(material),
             rollout_section(material, lanes, texts),
-            _examples_section(picks, [show_pick(pick, texts, names) for pick in picks]),
+            _examples_section(picks, [show_pick(pick, texts, timeline.stages) for pick in picks]),
         ]
     sections += [events_section(stages), settings_section(stages)]
     notices = _notices(material)  # last: reading is what finds damage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from k15.report.charts import Figure, Interval, Line
 from k15.report.material import Material, Section, present
-from k15.report.runs import number
 
 RIGHT = "share of completions that are right"
 
@@ -68,8 +67,7 @@ def _intervals(material: Material) -> list[Interval]:
 
 
 def fewest_evaluations(material: Material) -> int:
-    """Evaluations in the stage that has fewest; 0 if there is no stage."""
-    counts = [
-        sum(number(row, "eval/accuracy") is not None for row in s.rows) for s in material.timeline.stages
-    ]
-    return min(counts, default=0)
+    """Evaluations in the phase that has fewest; 0 if there is no phase."""
+    evaluated = [x for x, _ in material.timeline.points("eval/accuracy")]
+    phases = material.timeline.phases
+    return min((sum(p.first <= x <= p.last for x in evaluated) for p in phases), default=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from k15.report.charts import Figure
+from k15.report.charts import Figure, Line
 from k15.report.histograms import LengthPanel, mirrored_histograms
 from k15.report.learning import fewest_evaluations
 from k15.report.material import Material, Section, present, window_of
@@ -49,32 +49,36 @@ def length_section(material: Material) -> Section:
 
 
 def _length(material: Material) -> Figure | None:
+    points = material.timeline.points
     caption = "Mean, median and 95th percentile of the trained completions; dots, the mean of the held-out ones."
-    switched_on = [x for x, y in material.timeline.points("length_weight") if y > 0]
-    if switched_on:
-        caption += f" The length reward is on from iteration {switched_on[0]:g}."
+    low, high = dict(points("eval/length_low")), dict(points("eval/length_high"))
+    heldout = points("eval/length_mean")
+    bars = [(x, low[x], high[x]) for x, _ in heldout if x in low and x in high]
     lines = [
         material.smooth("train/length_p95", "95th pct.", "grey"),
         material.smooth("train/length_mean", "mean", "blue"),
         material.smooth("train/length_p50", "median", "teal", dash="6 4"),
-        material.plain("eval/length_mean", "held-out", "orange", has_markers=True),
+        Line("held-out", "orange", heldout, bars=bars, has_markers=True),
     ]
     return material.chart("Length", lines, TOKENS, caption, unit="tokens")
 
 
 def _distributions(material: Material) -> Figure | None:
     """Early and late lengths; with several phases, the start of the first and the end of each."""
-    several = len(material.timeline.stages) > 1
+    phases = material.timeline.phases
     panels = []
-    for index, stage in enumerate(material.timeline.stages):
-        tallies = [t for t in material.scan.tallies if t.stage == index]
+    for i, phase in enumerate(phases):
+        tallies = [
+            t
+            for t in material.scan.tallies
+            if t.stage == phase.stage and phase.first <= t.x <= phase.last
+        ]
         width = max(1, len(tallies) // 6)
-        if index == 0 and len(tallies) > 1:
-            panels.append(
-                _panel(material, tallies[:width], f"{stage.name}, start" if several else "start")
-            )
+        if i == 0 and len(tallies) > 1:
+            panels.append(_panel(material, tallies[:width], "start"))
         if tallies:
-            panels.append(_panel(material, tallies[-width:], f"{stage.name}, end" if several else "end"))
+            name = f"{phase.name}, end" if len(phases) > 1 else "end"
+            panels.append(_panel(material, tallies[-width:], name))
     caption = "Upwards, right completions; downwards, wrong ones. Each panel shows shares of its own completions."
     return mirrored_histograms("How lengths are spread", panels, caption)
 
@@ -90,12 +94,16 @@ def _panel(material: Material, stretch: Sequence[IterationTally], name: str) -> 
 
 def _accuracy_against_length(material: Material) -> Figure | None:
     """Accuracy against mean length over the run (Fig. 6), with the fitted slope of each phase."""
+    phases = material.timeline.phases
     is_heldout = fewest_evaluations(material) >= 4
     clouds = []
-    for index, stage in enumerate(material.timeline.stages):
-        points = _measured(stage, "eval") if is_heldout else _blocks(_measured(stage, "train"))
+    for i, phase in enumerate(phases):
+        stage = material.timeline.stages[phase.stage]
+        measured = _measured(stage, "eval" if is_heldout else "train")
+        inside = [point for point in measured if phase.first <= point[0] <= phase.last]
+        points = inside if is_heldout else _blocks(inside)
         fit = linear_fit([(length, accuracy) for _, length, accuracy in points])
-        clouds.append(Cloud(stage.name, PHASE_COLOURS[index % len(PHASE_COLOURS)], points, fit))
+        clouds.append(Cloud(phase.name, PHASE_COLOURS[i % len(PHASE_COLOURS)], points, fit))
     what = "a held-out evaluation" if is_heldout else "the mean of a few training iterations"
     slopes = "; ".join(_slope(cloud, len(clouds) > 1) for cloud in clouds if cloud.fit is not None)
     caption = f"Each dot is {what}, later ones darker, as in the paper's Fig. 6."

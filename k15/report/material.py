@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from k15.report.charts import ChartStyle, Figure, Guide, Interval, Line, line_chart
 from k15.report.markup import Content
 from k15.report.palette import level_colours
-from k15.report.runs import Stage, Timeline, number
+from k15.report.runs import Stage, number
 from k15.report.scales import Unit
 from k15.report.scan import Scan
 from k15.report.statistics import Point, running_band, running_mean
+from k15.report.timeline import Timeline
 
 SMOOTH_FROM = 30
 """Curves with fewer points are drawn as they are."""

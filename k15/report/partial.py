@@ -144,6 +144,9 @@ def _stops(material: Material) -> Figure | None:
 def _time(material: Material) -> Figure | None:
     points = material.timeline.points
     layers = [Layer(label, colour, dict(points(f"seconds/{phase}"))) for phase, label, colour in PHASES]
+    evaluation = dict(points("seconds/eval"))  # it is part of the rollout phase, and counted in it
+    rollout = {x: max(y - evaluation.get(x, 0.0), 0.0) for x, y in layers[0].values.items()}
+    layers[0] = Layer(layers[0].label, layers[0].colour, rollout)
     total = sum(y for _, y in points("seconds/total"))
     known = sum(sum(layer.values.values()) for layer in layers)
     caption = "Wall time of each phase."

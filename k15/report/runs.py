@@ -6,15 +6,12 @@ of the wrong kind becomes None or "" here, once, so that no drawing code has to 
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from k15.record.reader import RunReader
-from k15.report.statistics import Point
 
 Row = Mapping[str, object]
 
@@ -174,6 +171,26 @@ class Stage:
         """The iterations that have a row of metrics."""
         return [int(number(row, "iteration") or 0) for row in self.rows] if self.kind == "rl" else []
 
+    @property
+    def num_iterations_done(self) -> int:
+        """Iterations with a line of metrics; the line of the last evaluation alone is none."""
+        worked = ("rollout/", "train/", "update/")
+        return sum(any(key.startswith(worked) for key in row) for row in self.rows)
+
+    @property
+    def length_reward_from(self) -> int | None:
+        """The iteration in which the length reward switched on, if it was off before."""
+        weighed = [(number(row, "iteration"), number(row, "length_weight")) for row in self.rows]
+        known = [(int(at), weight) for at, weight in weighed if at is not None and weight is not None]
+        switch = next((at for at, weight in known if weight > 0), None)
+        return switch if known and switch != known[0][0] else None
+
+    def metric(self, iteration: int, key: str) -> float | None:
+        """One metric of one iteration."""
+        return next(
+            (number(row, key) for row in self.rows if number(row, "iteration") == iteration), None
+        )
+
     def completions(self, iteration: int) -> Iterator[Completion]:
         """The completions trained in an iteration, one at a time; none if there is no such file."""
         for record in self.reader.rollouts(iteration):
@@ -207,70 +224,3 @@ def _kind_of(rows: Sequence[Row]) -> tuple[Literal["rl", "sft"], str]:
     if any("step" in row for row in rows):
         return "sft", "step"
     return ("sft" if any("loss" in row for row in rows) else "rl"), "iteration"
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """The RL stages of a page, one after the other on one axis of iterations."""
-
-    stages: tuple[Stage, ...]
-
-    @property
-    def boundaries(self) -> tuple[tuple[float, str], ...]:
-        """Where each stage starts, with its name; empty when there is one stage only."""
-        if len(self.stages) < 2:
-            return ()
-        return tuple((float(s.offset + s.iterations[0]), s.name) for s in self.stages)
-
-    def points(self, key: str) -> list[Point]:
-        """(iteration on the common axis, value) wherever the key holds a finite number."""
-        found = []
-        for stage in self.stages:
-            for row in stage.rows:
-                value = number(row, key)
-                if value is not None:
-                    found.append((stage.offset + (number(row, "iteration") or 0.0), value))
-        return found
-
-    def suffixes(self, prefix: str) -> list[str]:
-        """What follows `prefix` in the keys of any row, as in levels; numbers in numeric order."""
-        found = {
-            key[len(prefix) :]
-            for s in self.stages
-            for row in s.rows
-            for key in row
-            if key.startswith(prefix)
-        }
-        return sorted(
-            found, key=lambda name: (not _is_number(name), float(name) if _is_number(name) else 0, name)
-        )
-
-    def not_finite(self) -> Counter[str]:
-        """How often each metric was NaN or infinite, which a record stores as null."""
-        return Counter(
-            key
-            for stage in self.stages
-            for row in stage.rows
-            for key, value in row.items()
-            if "/" in key and (value is None or (isinstance(value, float) and not math.isfinite(value)))
-        )
-
-
-def build_timeline(stages: list[Stage]) -> tuple[Timeline, list[Stage]]:
-    """RL stages placed one after the other, and all stages with their offsets."""
-    placed, offset = [], 0
-    for stage in stages:
-        if stage.kind == "rl":
-            first, last = stage.iterations[0], stage.iterations[-1]
-            start = offset - first if placed and offset else 0
-            stage = Stage(stage.name, stage.kind, stage.rows, start, stage.reader, stage.notices)
-            offset = start + last + 1
-        placed.append(stage)
-    return Timeline(tuple(s for s in placed if s.kind == "rl")), placed
-
-
-def _is_number(name: str) -> bool:
-    try:
-        return math.isfinite(float(name))
-    except ValueError:
-        return False

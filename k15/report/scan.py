@@ -84,13 +84,14 @@ def scan_rollouts(stages: Sequence[Stage], most_completions: int = MOST_COMPLETI
     notices: list[str] = []
     expected = sum(number(row, "train/num_completions") or 0.0 for stage in stages for row in stage.rows)
     for index, stage in enumerate(stages):
+        prefix = f"{stage.name}: " if len(stages) > 1 else ""
         stored = list(stage.reader.iterations)
         chosen = spread(
             stored, max(2, int(len(stored) * min(1.0, most_completions / max(expected, 1.0))))
         )
         if len(chosen) < len(stored):
             notices.append(
-                f"{stage.name}: the completions of {len(chosen)} of {len(stored)} iterations were read, evenly spread, "
+                f"{prefix}the completions of {len(chosen)} of {len(stored)} iterations were read, evenly spread, "
                 "because the run is long. Curves made from metrics show every iteration."
             )
         missing = {
@@ -101,7 +102,7 @@ def scan_rollouts(stages: Sequence[Stage], most_completions: int = MOST_COMPLETI
         missing -= set(stored)
         if missing:
             notices.append(
-                f"{stage.name}: the completions of {len(missing)} of {len(stage.rows)} iterations are not stored."
+                f"{prefix}the completions of {len(missing)} of {stage.num_iterations_done} iterations are not stored."
             )
         for iteration in chosen:
             found = summarize_groups(stage.completions(iteration), index, stage.offset)

@@ -26,6 +26,8 @@ EVENT_SIGNS = {
     "nonfinite_step": "⚠",
     "stop_requested": "■",
     "faults": "⚠",
+    "engine_gap": "⚠",
+    "no_answers": "⚠",
     "finished": "✓",
 }
 

@@ -10,6 +10,7 @@ from k15.report.axes import (
     FLOOR,
     LEFT,
     WIDTH,
+    Boundary,
     Frame,
     cursor,
     drawing,
@@ -43,7 +44,7 @@ def stacked_chart(
     y_label: str,
     unit: Unit,
     caption: str,
-    boundaries: Sequence[tuple[float, str]] = (),
+    boundaries: Sequence[Boundary] = (),
 ) -> Figure | None:
     """Layers over iterations; None if all are zero everywhere. Layers that are zero everywhere are left out."""
     layers = [layer for layer in layers if any(layer.values.values())]

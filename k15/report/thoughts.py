@@ -47,15 +47,17 @@ def read_groups(
     return {key: tuple(members[i] for i in sorted(members)) for key, members in found.items()}
 
 
-def show_pick(pick: Pick, texts: dict[GroupKey, tuple[Completion, ...]], names: Sequence[str]) -> Markup:
+def show_pick(
+    pick: Pick, texts: dict[GroupKey, tuple[Completion, ...]], stages: Sequence[Stage]
+) -> Markup:
     """One pick as an article: title, reason, and its groups with all their completions."""
     groups = []
     for i, group in enumerate(pick.groups):
-        completions = texts.get(key_of(group), ())
+        stage = stages[group.stage]
         focus = pick.focus[i : i + 1] if len(pick.groups) > 1 else pick.focus
-        groups.append(
-            _show_group(group, completions, focus, names[group.stage] if len(names) > 1 else "")
-        )
+        weight = stage.metric(group.iteration, "length_weight") or 0.0
+        phase = stage.name if len(stages) > 1 else ""
+        groups.append(_show_group(group, texts.get(key_of(group), ()), focus, phase, weight))
     shown = next((texts[key_of(group)][0] for group in pick.groups if texts.get(key_of(group))), None)
     return element(
         "article",
@@ -72,12 +74,33 @@ def _show_group(
     completions: Sequence[Completion],
     focus: Sequence[int],
     phase: str,
+    weight: float,
 ) -> Markup:
+    """The completions of a group: those in focus open, the others behind a line with their verdicts."""
     if not completions:
         return element(
             "p", f"The completions of draw {group.ordinal} could not be read again.", class_="muted"
         )
-    first = completions[0]
+    opened = [c for c in completions if c.sample_index in focus] or list(completions[:1])
+    others = [c for c in completions if c not in opened]
+    shown = [show_completion(c, length_weight=weight, is_open=True) for c in opened]
+    parts = [
+        element("p", " · ".join(_facts(group, completions[0], phase)), class_="facts"),
+        element("div", *shown, class_="completions"),
+    ]
+    if others:
+        signs = element(
+            "span", "".join(VERDICT_SIGNS.get(c.outcome, "?") for c in others), class_="signs"
+        )
+        head = element("summary", f"the other {len(others)} of its group: ", signs)
+        hidden = [show_completion(c, length_weight=weight, is_open=False) for c in others]
+        rest = element("div", *hidden, class_="completions")
+        parts.append(element("details", head, rest, class_="others"))
+    return element("div", *parts, class_="group")
+
+
+def _facts(group: GroupSummary, first: Completion, phase: str) -> list[str]:
+    """Where a group stands in the run, on the page's axis of iterations."""
     place = f"iteration {group.x}"
     if phase:
         place += (
@@ -85,25 +108,10 @@ def _show_group(
             if group.x != group.iteration
             else f" ({phase})"
         )
-    facts = [place, f"draw {group.ordinal}", f"{group.num_right} of {len(group.members)} right"]
+    facts = [place, first.family] if first.family else [place]
     if first.difficulty is not None:
-        facts.insert(1, f"difficulty {first.difficulty:g}")
-    if first.family:
-        facts.insert(1, first.family)
-    opened = [c for c in completions if c.sample_index in focus] or list(completions[:1])
-    others = [c for c in completions if c not in opened]
-    parts: list[Markup] = [element("p", " · ".join(facts), class_="facts")]
-    parts.append(
-        element("div", *(show_completion(c, is_open=True) for c in opened), class_="completions")
-    )
-    if others:
-        tally = "".join(VERDICT_SIGNS.get(c.outcome, "?") for c in others)
-        head = element(
-            "summary", f"the other {len(others)} of its group: ", element("span", tally, class_="signs")
-        )
-        rest = element("div", *(show_completion(c, is_open=False) for c in others), class_="completions")
-        parts.append(element("details", head, rest, class_="others"))
-    return element("div", *parts, class_="group")
+        facts.append(f"difficulty {first.difficulty:g}")
+    return [*facts, f"draw {group.ordinal}", f"{group.num_right} of {len(group.members)} right"]
 
 
 def _show_prompt(completion: Completion) -> Markup:
@@ -121,15 +129,15 @@ def _show_prompt(completion: Completion) -> Markup:
     )
 
 
-def show_completion(completion: Completion, *, is_open: bool) -> Markup:
+def show_completion(completion: Completion, *, length_weight: float = 0.0, is_open: bool) -> Markup:
     """One completion: a summary line, the strip of its segments, its text, and what the verifier said."""
     c = completion
     tone = "right" if c.is_right else "fault" if c.is_fault else "wrong"
     facts = [f"{c.length:,} tokens", STOP_WORDS.get(c.stop, c.stop or "stop unknown")]
     if c.reward is not None:
         facts.append(f"reward {c.reward:.2f}")
-    if c.length_reward:
-        facts.append(f"of it length {signed(c.length_reward)}")
+    if c.length_reward and length_weight:
+        facts.append(f"of it length {signed(length_weight * c.length_reward)}")
     if c.advantage is not None and not c.is_fault:
         facts.append(f"advantage {signed(c.advantage)}")
     versions = sorted({s.policy_version for s in c.segments if s.policy_version is not None})

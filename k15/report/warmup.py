@@ -16,7 +16,8 @@ def warmup_section(stages: Sequence[Stage]) -> Section | None:
         return None
     figures: list[Figure] = []
     for stage in stages:
-        figures += present(_loss(stage, len(stages) > 1), _learning_rate(stage, len(stages) > 1))
+        named = len(stages) > 1
+        figures += present(_loss(stage, named), _entropy(stage, named), _learning_rate(stage, named))
     intro = "Supervised training on demonstrations with long thoughts, before any reward."
     return Section("warmup", "Warm-up", "How did the warm-up go?", intro, tuple(figures))
 
@@ -29,6 +30,13 @@ def _loss(stage: Stage, named: bool) -> Figure | None:
     if window > 1:
         caption += f" Thin, each step; thick, the mean over {window} steps."
     title = f"Loss, {stage.name}" if named else "Loss"
+    return line_chart(title, [line], ChartStyle("nats per token", x_label="step"), caption)
+
+
+def _entropy(stage: Stage, named: bool) -> Figure | None:
+    line = Line("entropy", "teal", _points(stage, "entropy"))
+    title = f"Entropy, {stage.name}" if named else "Entropy"
+    caption = "Mean entropy of the next token. What is left of it at the end is what RL can explore."
     return line_chart(title, [line], ChartStyle("nats per token", x_label="step"), caption)
 
 

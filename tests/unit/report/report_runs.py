@@ -30,10 +30,14 @@ class Simulation:
     skill_gain: float = 0.012
     wordy_gain: float = 0.0
     length_weight: float = 0.0
+    penalty_from: int = 0
     max_staleness: int | None = None
     eval_every: int = 5
     num_prompts: int = 60
     rates: dict[str, float] = field(default_factory=dict)
+
+    def weight_at(self, iteration: int) -> float:
+        return self.length_weight if iteration >= self.penalty_from else 0.0
 
 
 def build_run(path: Path, simulation: Simulation | None = None) -> Path:
@@ -50,6 +54,8 @@ def build_run(path: Path, simulation: Simulation | None = None) -> Path:
             ordinal += 1
         write_lines(path / "rollouts" / f"{iteration:06d}.jsonl", rows)
         metrics.append(_metrics(sim, rng, iteration, rows))
+    last = {"iteration": sim.num_iterations, "time": 1.7e9 + 10 * sim.num_iterations, "save/failed": 0}
+    metrics.append(last | _evaluation(sim, rng, sim.num_iterations, metrics[-1]))
     events.append(
         {"time": 1.7e9 + 50, "iteration": 12, "kind": "resume", "message": "going on from step-000012"}
     )
@@ -167,7 +173,7 @@ def _group(sim: Simulation, rng: random.Random, iteration: int, ordinal: int) ->
             trained_tokens=length,
         )  # fmt: skip
         rows.append(row)
-    _reward(sim, rows)
+    _reward(sim.weight_at(iteration), rows)
     last = max(math.ceil(row["length"] / sim.segment_tokens) for row in rows)
     opened = iteration - (last - 1 if iteration >= last - 1 else iteration)
     for row in rows:
@@ -196,14 +202,14 @@ def _segments(length: int, budget: int, opened: int, iteration: int, stop: str) 
     return segments
 
 
-def _reward(sim: Simulation, rows: list[Row]) -> None:
+def _reward(weight: float, rows: list[Row]) -> None:
     valid = [row for row in rows if row["outcome"] != "fault"]
     lengths = [row["length"] for row in valid]
     for row in valid:
         spread = max(lengths) - min(lengths)
         term = 0.5 - (row["length"] - min(lengths)) / spread if spread else 0.0
-        row["length_reward"] = sim.length_weight * (term if row["correct"] else min(0.0, term))
-        row["reward"] = row["correct"] + row["length_reward"]
+        row["length_reward"] = term if row["correct"] else min(0.0, term)
+        row["reward"] = row["correct"] + weight * row["length_reward"]
     mean = sum(row["reward"] for row in valid) / max(len(valid), 1)
     for row in rows:
         row["advantage"] = row["reward"] - mean if row["outcome"] != "fault" else None
@@ -226,7 +232,7 @@ def _metrics(sim: Simulation, rng: random.Random, iteration: int, rows: list[Row
     for number in range(sim.num_prompts):
         histogram[min(9, int(10 * sim.rates.get(f"trial-{number}", 0.0)))] += 1
     line: Row = {
-        "iteration": iteration, "time": 1.7e9 + 10 * iteration, "length_weight": sim.length_weight,
+        "iteration": iteration, "time": 1.7e9 + 10 * iteration, "length_weight": sim.weight_at(iteration),
         "seconds/rollout": 1.6 + 0.1 * rng.random() + tokens / 40000, "seconds/grade": 0.05,
         "seconds/train": 1.1 + tokens / 60000,
         "seconds/save": 0.2 if iteration % 10 == 0 else 0.0, "seconds/eval": 0.0,
@@ -261,9 +267,12 @@ def _metrics(sim: Simulation, rng: random.Random, iteration: int, rows: list[Row
         own = [row for row in rows if row["difficulty"] == level]
         line[f"train/accuracy_level/{level}"] = sum(row["correct"] for row in own) / len(own)
         line[f"train/length_level/{level}"] = sum(row["length"] for row in own) / len(own)
-    if iteration % sim.eval_every == 0 or iteration == sim.num_iterations - 1:
+    if iteration % sim.eval_every == 0:
         line |= _evaluation(sim, rng, iteration, line)
-    line["seconds/total"] = 0.1 + sum(v for k, v in line.items() if k.startswith("seconds/"))
+        line["seconds/rollout"] += line["seconds/eval"]  # the rollout phase includes it
+    line["seconds/total"] = 0.1 + sum(
+        v for k, v in line.items() if k in ("seconds/rollout", "seconds/train", "seconds/save")
+    )
     return line
 
 
@@ -290,7 +299,7 @@ def _config(sim: Simulation) -> Row:
             "max_staleness": sim.max_staleness,
         },
         "algorithm": {"loss": "mirror_descent", "tau": 0.1},
-        "length_penalty": {"weight": sim.length_weight, "start_iteration": 0},
+        "length_penalty": {"weight": sim.length_weight, "start_iteration": sim.penalty_from},
         "run": {"seed": sim.seed},
     }  # fmt: skip
 

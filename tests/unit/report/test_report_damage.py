@@ -68,7 +68,7 @@ def test_no_evaluation_is_said_and_training_takes_its_place(run):
 
 def test_one_iteration_is_enough(tmp_path):
     page = page_of(build_run(tmp_path / "run", Simulation(num_iterations=1, groups=2)))
-    assert len(numbers(page, "Accuracy")) == 1
+    assert len(numbers(page, "Accuracy")) == 2, "one iteration and the last evaluation"
     assert len(page.all("figure")) > 15
 
 
@@ -106,7 +106,7 @@ def test_a_torn_last_line_is_said(run):
     page = page_of(run)
     assert "the last line of metrics.jsonl is torn" in notices(page)
     assert "rollouts/000005.jsonl is torn" in notices(page)
-    assert len(numbers(page, "Accuracy")) == 6
+    assert len(numbers(page, "Accuracy")) == 7, "six iterations and the last evaluation"
 
 
 def test_damaged_lines_and_repeated_iterations_are_passed_over(run):
@@ -116,7 +116,7 @@ def test_damaged_lines_and_repeated_iterations_are_passed_over(run):
     )
     page = page_of(run)
     assert "damaged" in notices(page)
-    assert len(numbers(page, "Accuracy")) == 6
+    assert len(numbers(page, "Accuracy")) == 7, "six iterations and the last evaluation"
 
 
 def test_an_empty_rollouts_file_is_an_iteration_without_completions(run):

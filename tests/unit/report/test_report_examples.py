@@ -11,9 +11,10 @@ from k15.report.examples import choose_examples
 from k15.report.findings import find_problems
 from k15.report.material import Material
 from k15.report.partial import choose_lane_groups
-from k15.report.runs import Completion, Timeline, read_completion
+from k15.report.runs import Completion, read_completion
 from k15.report.scan import GroupSummary, Scan, summarize_groups
 from k15.report.thoughts import HEAD_CHARS, TAIL_CHARS, annotate, show_completion
+from k15.report.timeline import Timeline
 
 from report_runs import completion_row  # isort: skip
 
@@ -183,16 +184,19 @@ def test_a_completion_says_verdict_reward_and_what_the_verifier_said():
         completion(
             outcome="wrong",
             reward=0.25,
-            length_reward=0.25,
+            length_reward=0.5,
             advantage=-0.5,
             reason="3 is not 2",
             trained_tokens=3,
         ),
+        length_weight=0.5,
         is_open=True,
     )
     for words in ("✗ wrong", "4 tokens", "reward 0.25", "of it length +0.25", "advantage −0.50", "3 is not 2",
                   "3 tokens in the loss"):  # fmt: skip
         assert words in shown
+    without = show_completion(completion(length_reward=0.5), is_open=True)
+    assert "of it length" not in without, "the length reward has no weight"
     fault = show_completion(completion(outcome="fault", reward=None, advantage=None), is_open=False)
     assert "! our fault" in fault
     assert "advantage" not in fault
@@ -222,7 +226,7 @@ def material_of(**metrics: list[float]) -> Material:
         ({"update__force_ratio": [0.05] * 10}, "tau does little"),
         ({"update__force_ratio": [2.0] * 10}, "hardly moves"),
         ({"update__entropy": [1.0] * 10 + [0.01] * 10}, "Entropy fell from 1 to 0.01"),
-        ({"train__zero_advantage_share": [0.9] * 5}, "all rewards are equal"),
+        ({"train__zero_advantage_share": [0.9] * 5}, "90 % of the late completions have no advantage"),
         ({"update__num_skipped_steps": [0, 2, 0]}, "2 optimizer steps"),
         ({"update__engine_gap_mean": [1e-6, 0.3]}, "disagree by 0.3 nats on average in iteration 1"),
         ({"rollout__masked_token_share": [0.6] * 5}, "60 % of the late tokens"),

@@ -57,7 +57,8 @@ def test_the_numbers_behind_the_curves_are_the_measured_ones(page, run_folder):
     assert len(table) == len(rows)
     for row, shown in zip(rows, table, strict=True):
         assert shown["iteration"] == str(row["iteration"])
-        assert shown["train"] == f"{100 * row['train/accuracy']:.1f} %"
+        trained = row.get("train/accuracy")
+        assert shown["train"] == ("" if trained is None else f"{100 * trained:.1f} %")
         if "eval/accuracy" in row:
             low, high = 100 * row["eval/accuracy_low"], 100 * row["eval/accuracy_high"]
             assert (
@@ -75,6 +76,14 @@ def test_stop_reasons_and_draws_are_counted_from_the_completions(page, run_folde
     levels = [c["difficulty"] for c in completions if c["sample_index"] == 0]
     shown = next(row for row in numbers(page, "What was drawn") if row["iteration"] == "20")
     assert shown["level 2"] == f"{100 * levels.count(2) / len(levels):.1f} %"
+
+
+def test_evaluation_is_not_counted_twice_in_the_time(page, run_folder):
+    row = next(row for row in rows_of(run_folder) if row["iteration"] == 10)
+    shown = next(cells for cells in numbers(page, "Where the time goes") if cells["iteration"] == "10")
+    assert row["seconds/eval"] > 1
+    assert shown["rollout"] == f"{row['seconds/rollout'] - row['seconds/eval']:.3g}"
+    assert shown["evaluation"] == f"{row['seconds/eval']:.3g}"
 
 
 def test_length_histograms_count_every_completion_of_their_stretch(page, run_folder):
@@ -200,7 +209,7 @@ def test_the_demo_table_has_one_row_a_phase_with_its_change(demo):
 
 def test_phases_of_a_demo_share_one_axis_with_a_mark_between(demo):
     table = numbers(demo, "Accuracy")
-    assert [row["iteration"] for row in table] == [str(i) for i in range(36 + 12)]
+    assert [row["iteration"] for row in table] == [str(i) for i in range(36 + 1 + 12 + 1)]
     svg = figure(demo, "Accuracy").one("svg")
     assert [t.text for t in svg.all("text", class_="phase-name")] == ["RL", "RL, shorter"]
     assert len(svg.all("line", class_="phase")) == 1
@@ -219,10 +228,28 @@ def test_supervised_stages_have_their_own_curves(demo):
 def test_iterations_in_words_are_those_of_the_axis(demo):
     spread = numbers(demo, "How lengths are spread")
     assert {row["part of the run"] for row in spread} == {
-        "RL, start: iterations 0 to 5",
+        "start: iterations 0 to 5",
         "RL, end: iterations 30 to 35",
-        "RL, shorter, end: iterations 46 to 47",
+        "RL, shorter, end: iterations 47 to 48",
     }
+
+
+def test_the_length_reward_switched_on_in_a_run_is_a_phase_of_it(tmp_path):
+    sim = Simulation(num_iterations=30, groups=4, length_weight=0.5, penalty_from=15, eval_every=3)
+    page = read_page(write_report(build_run(tmp_path / "run", sim)))
+    svg = figure(page, "Accuracy").one("svg")
+    names = [t.text for t in svg.all("text", class_="phase-name")]
+    assert names == ["no length reward", "length reward"]
+    held_out = svg.all("path", class_="curve s-orange")[0].attributes["d"]
+    assert held_out.count("M") == 1, "the same policy goes on, so the curve is not lifted"
+    assert {row["part of the run"] for row in numbers(page, "How lengths are spread")} == {
+        "start: iterations 0 to 1",
+        "no length reward, end: iterations 13 to 14",
+        "length reward, end: iterations 28 to 29",
+    }
+    phases = [row["phase"] for row in numbers(page, "Accuracy against length")]
+    assert phases == ["no length reward"] * 5 + ["length reward"] * 6
+    assert tile(page, "Iterations") == ["30", "of 30 planned, finished"]
 
 
 def test_two_hundred_iterations_stay_below_five_megabytes(tmp_path):
