@@ -16,6 +16,8 @@ LEFT, RIGHT = 10.0, WIDTH - 10
 HALF, GAP, HEAD = 42.0, 36.0, 26.0
 """Height of half a panel, space between panels, height above the first."""
 BINS = 36
+COUNTS = 84.0
+"""Room for the counts beside the bars."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def mirrored_histograms(title: str, panels: Sequence[LengthPanel], caption: str)
     if not panels:
         return None
     longest = max(max(*panel.right, *panel.wrong, 0, 0) for panel in panels)
-    axis = axis_of([0.0, float(max(longest, 10))], LEFT, RIGHT, count=5)
+    axis = axis_of([0.0, float(max(longest, 10))], LEFT, RIGHT - COUNTS, count=5)
     x = axis.scale
     edges = [x.low + i * (x.high - x.low) / BINS for i in range(BINS + 1)]
     parts: list[Markup] = []
@@ -68,8 +70,8 @@ def _draw_panel(
             _bars(up, edges, x, middle - 1, -HALF / most, "teal"),
             _bars(down, edges, x, middle + 1, HALF / most, "orange"),
             element("line", class_="axis", x1=LEFT, x2=RIGHT, y1=middle, y2=middle),
-            words(right, RIGHT, middle - 6, text_anchor="end", class_="label f-teal halo"),
-            words(wrong, RIGHT, middle + 16, text_anchor="end", class_="label f-orange halo"),
+            words(right, RIGHT, middle - 6, text_anchor="end", class_="label f-teal"),
+            words(wrong, RIGHT, middle + 16, text_anchor="end", class_="label f-orange"),
         ]
     )
 
@@ -96,7 +98,9 @@ def _axis(axis: Axis, bottom: float) -> Markup:
         anchor = {axis.ticks[0]: "start", axis.ticks[-1]: "end"}.get(tick, "middle")
         label = format_tick(tick, axis.step, "count")
         parts.append(words(label, axis.scale(tick), bottom + 18, text_anchor=anchor, class_="tick"))
-    parts.append(words("tokens in the completion", RIGHT, bottom + 36, text_anchor="end", class_="unit"))
+    parts.append(
+        words("tokens in the completion", RIGHT - COUNTS, bottom + 36, text_anchor="end", class_="unit")
+    )
     return join(parts)
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from report_page import Node, every_node, figure, numbers, read_page
-from report_runs import Simulation, build_run, build_sft_run
+from report_runs import Simulation, build_run, build_sft_run, completion_row
 
+from k15.config.rl import RLConfig
 from k15.errors import RunFolderError
+from k15.record.run import Run
 from k15.report.html import PhaseSummary, write_demo_report, write_report
 
 ANCHORS = ["learning", "length", "health", "curriculum", "rollouts", "examples", "events", "settings"]
@@ -250,6 +252,31 @@ def test_the_length_reward_switched_on_in_a_run_is_a_phase_of_it(tmp_path):
     phases = [row["phase"] for row in numbers(page, "Accuracy against length")]
     assert phases == ["no length reward"] * 5 + ["length reward"] * 6
     assert tile(page, "Iterations") == ["30", "of 30 planned, finished"]
+
+
+def test_what_a_run_writes_is_read_without_a_notice(tmp_path):
+    task = {"family": "trial"}
+    config = RLConfig.model_validate(
+        {"num_iterations": 2, "model": {"path": "m"}, "prompts": {"tasks": [task]}}
+    )
+    with Run.open(
+        tmp_path / "run", config, command="k15 rl", total=2, notify=lambda message: None
+    ) as run:
+        run.restore({})
+        for iteration in range(2):
+            rows = [
+                completion_row(iteration=iteration, ordinal=iteration, sample_index=i, reason="<b>")
+                for i in range(4)
+            ]
+            run.record(iteration, {"eval/accuracy": 0.5, "update/kl": float("nan")}, rows)
+        run.save(2, {})
+        run.finish(done=2)
+    page = read_page(write_report(tmp_path / "run"))
+    assert page.one("div", id="notices").text.count("update/kl is not a number in 2 iterations") == 1
+    assert len(page.one("div", id="notices").all("li")) == 1
+    assert tile(page, "Iterations") == ["2", "of 2 planned, finished"]
+    assert [row["train"] for row in numbers(page, "Accuracy")] == ["100.0 %", "100.0 %"]
+    assert "rollout.group_size" in page.one("section", id="settings").text
 
 
 def test_two_hundred_iterations_stay_below_five_megabytes(tmp_path):
