@@ -97,7 +97,7 @@ class CollatzFamily(Family):
         numbers = [walk.start]
         while numbers[-1] != walk.target:
             numbers.append(walk.next(numbers[-1]))
-        return format_completion(", ".join(map(str, numbers)), str(len(numbers) - 1))
+        return format_completion("walk " + ", ".join(map(str, numbers)), str(len(numbers) - 1))
 
     def judge(self, question: str, answer: str, given: str) -> Verdict:
         """Walks itself: the reference answer is not needed."""

@@ -7,6 +7,7 @@ four from 1 to 9 on level 3.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -83,22 +84,23 @@ class CountdownFamily(Family):
         if wordy:
             lines.append("Let me check each step")
         tried: set[str] = set()
-        while True:
+        for number in itertools.count(1):
             attempt = _slip(_next_attempt(task, tried, rng), style.slip, rng)
             tried.add(attempt.text)
             distance = abs(attempt.value - task.target)
             lines.append(_attempt_line(attempt, distance, wordy))
             if distance == 0:
                 return format_completion("\n".join(lines), attempt.text)
-            if len(tried) == MAX_ATTEMPTS or rng.random() < style.give_up:
+            if number == MAX_ATTEMPTS or rng.random() < style.give_up:
                 lines.append("I give up, guess")
                 return format_completion("\n".join(lines), attempt.text)
+        raise AssertionError("counting never ends")
 
     def solve_briefly(self, problem: Problem) -> str:
         """The answer's steps, without trial or comment."""
         task = _task_of(problem)
         solution = _solution(task)
-        return format_completion(", ".join(solution.steps), solution.text)
+        return format_completion("use " + ", ".join(solution.steps), solution.text)
 
     def judge(self, question: str, answer: str, given: str) -> Verdict:
         """Right is every expression with the target's exact value that uses each number exactly once."""

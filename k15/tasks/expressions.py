@@ -131,6 +131,7 @@ def reachable(numbers: tuple[int, ...], signs: str = "+-*/") -> frozenset[int]:
     return frozenset(values)
 
 
+@cache
 def find_expression(numbers: tuple[int, ...], target: int) -> Term | None:
     """The first way, in a fixed order, to reach the target with each number once."""
     if len(numbers) == 1:

@@ -1,9 +1,10 @@
 """Search by trial: find a digit k for which b + k * a ends in c.
 
-One tries k = 1, 2, 3, ... and writes how far each trial is off; the answer comes at the trial that the
-level says. From one trial to the next the distance falls by the last digit of a: a table of 100
-entries, and the verdict is a look at one number. The longer one searches the more often one is right,
-which is what reinforcement learning has to find out.
+The plan takes the last digits of c and b: what b lacks to c. Each trial k = 1, 2, 3, ... takes away the
+last digit of a from that; at 0, k is found, at the trial that the level says. Every step is a
+subtraction of digits whose operands stand beside it (a table of 100 entries), and the verdict is a look
+at one number: tiny models learn this in a minute, and did not when the operands stood further off. The
+longer one searches the more often one is right, which is what reinforcement learning has to find out.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class TrialFamily(Family):
         """The distances alone, down to 0."""
         search = _search_of(problem)
         distances = [str(search.distance(k)) for k in range(int(problem.answer) + 1)]
-        return format_completion(", ".join(distances), problem.answer)
+        return format_completion("down " + ", ".join(distances), problem.answer)
 
     def judge(self, question: str, answer: str, given: str) -> Verdict:
         """Right is every digit that fits, not only the first one."""
