@@ -115,21 +115,17 @@ def _shortened(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
 
 
 def _length_reward(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
-    """Groups with several right completions that the length reward tells apart most."""
+    """Groups whose shortest right completion has an advantage over the longest right one."""
     ranked = []
     for group in groups:
         right = [
-            m
-            for m in group.members
-            if m.is_right and m.length_reward is not None and m.advantage is not None
+            (m.length, m.advantage, m) for m in group.members if m.is_right and m.advantage is not None
         ]
         if len(right) >= 2:
-            terms = [m.length_reward or 0.0 for m in right]
-            ranked.append((max(terms) - min(terms), group, right))
-    for gap, group, right in sorted(ranked, key=lambda item: -item[0])[:5]:
-        advantages = [m.advantage or 0.0 for m in right]
-        if gap > 0 and max(advantages) - min(advantages) > 1e-6:
-            short, long = min(right, key=lambda m: m.length), max(right, key=lambda m: m.length)
+            short, long = min(right, key=lambda m: m[0]), max(right, key=lambda m: m[0])
+            ranked.append((short[1] - long[1], group, short[2], long[2]))
+    for gap, group, short, long in sorted(ranked, key=lambda item: -item[0])[:5]:
+        if gap > 1e-6 and short.length < long.length:
             why = (
                 f"Both are right, but the one with {short.length} tokens is rewarded above the one with {long.length}: "
                 "the length reward ranks completions inside their group, not against a fixed target."

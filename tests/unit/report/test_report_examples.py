@@ -113,14 +113,23 @@ def test_longer_thinking_that_paid_compares_within_a_group():
 
 
 def test_the_length_reward_is_shown_where_it_ranks_right_ones():
-    right = [
-        completion(ordinal=1, sample_index=i, length=n, length_reward=t, advantage=t) for i, (n, t) in
-        enumerate([(40, 0.5), (80, -0.5)])
-    ]  # fmt: skip
-    assert picked(summarize_groups(right, stage=0, offset=0))["The length reward at work"] == (
-        [1],
-        (0, 1),
-    )
+    def right(ordinal: int, advantages: tuple[float, float]) -> GroupSummary:
+        members = [
+            completion(
+                ordinal=ordinal,
+                sample_index=i,
+                length=(40, 80)[i],
+                length_reward=(0.5, -0.5)[i],
+                advantage=a,
+            )
+            for i, a in enumerate(advantages)
+        ]
+        return summarize_groups(members, stage=0, offset=0)[0]
+
+    groups = [right(i, (0.0, 0.0)) for i in range(6)]
+    assert "The length reward at work" not in picked(groups), "it has no weight here"
+    groups += [right(6, (0.1, -0.1)), right(7, (0.25, -0.25))]
+    assert picked(groups)["The length reward at work"] == ([7], (0, 1))
 
 
 def test_no_group_is_shown_twice_and_a_typical_one_is_always_there():
