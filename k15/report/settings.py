@@ -61,8 +61,9 @@ def _show_events(events: Sequence[Row]) -> Markup:
     rows = []
     for event in shown:
         kind = text(event, "kind") or "unknown"
-        more = {k: v for k, v in event.items() if k not in ("time", "iteration", "kind", "message")}
-        message = text(event, "message") + (f" ({flat(more)})" if more else "")
+        known = ("time", "iteration", "kind", "message")
+        more = ", ".join(f"{key}: {flat(value)}" for key, value in event.items() if key not in known)
+        message = text(event, "message") + (f" ({more})" if more else "")
         rows.append(
             (
                 moment(number(event, "time")),
