@@ -63,9 +63,9 @@ class Engine(ABC):
     def stats(self) -> EngineStats:
         """What the last `extend` cost; of a running one, its cost so far."""
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """Sentences for the run's events, for instance why a slower path was taken."""
+    def take_notices(self) -> tuple[str, ...]:
+        """What happened since the last call, as sentences for the run's events: a slower path was taken, a
+        worker was started again."""
         return ()
 
     def close(self) -> None:  # noqa: B027 an engine may have nothing to free

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from k15.engine.cache import PAGE, KVCache
 from k15.engine.decoder import PREFILL_CHUNK, Decoder
-from k15.engine.fused import FusedDecoder, FusedShape, fused_shape
+from k15.engine.fused import FusedDecoder, FusedShape
 from k15.engine.generic import GenericDecoder
 from k15.errors import ModelError
 from k15.weights.fingerprint import named_weights
 
 DecoderType = Literal["auto", "fused", "generic"]
 
+_FUSED_CLASSES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # the others depend on the sequence's length
 _TOLERANCE = {torch.float32: 1e-4}
 _COARSE_TOLERANCE = 0.1  # relative to the largest logit; for bf16 and fp16
 
@@ -43,9 +52,8 @@ def build_decoder(model: PreTrainedModel, decoder_type: DecoderType = "auto") ->
             decoder = make()
             difference, allowed = _difference(decoder, model)
         except Exception as error:  # whatever a model's own code raises when it meets another cache
-            notices.append(
-                f"the {name} of {type(model).__name__} failed: {type(error).__name__}: {error}"
-            )
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            notices.append(f"the {name} of {type(model).__name__} failed ({reason})")
             continue
         if difference <= allowed:
             return BuiltDecoder(decoder, tuple(notices))
@@ -67,8 +75,33 @@ def _candidates(
     if shape is not None:
         yield "fused forward", lambda: _fused(shape, model)
     if decoder_type in ("auto", "generic"):
-        yield "forward with paged attention", lambda: GenericDecoder(model)
-        yield "forward with its own attention", lambda: GenericDecoder(model, is_paged=False)
+        yield "forward with paged attention", lambda: GenericDecoder(copy.deepcopy(model))
+        yield (
+            "forward with its own attention",
+            lambda: GenericDecoder(copy.deepcopy(model), is_paged=False),
+        )
+
+
+def fused_shape(model: PreTrainedModel) -> FusedShape | None:
+    """The shape of a model of the Llama family, or None for any other model."""
+    if type(model) not in _FUSED_CLASSES:
+        return None
+    config, rotary = model.config, model.model.rotary_emb
+    if config.hidden_act != "silu" or config.rope_parameters["rope_type"] not in _ROPE_TYPES:
+        return None
+    return FusedShape(
+        shapes={name: tuple(tensor.shape) for name, tensor in named_weights(model).items()},
+        dtype=model.dtype,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=model.model.layers[0].self_attn.head_dim,
+        eps=config.rms_norm_eps,
+        vocab_size=config.vocab_size,
+        max_positions=config.max_position_embeddings,
+        inverse_frequencies=tuple(rotary.inv_freq.tolist()),
+        rotary_scale=float(rotary.attention_scaling),
+    )
 
 
 def _fused(shape: FusedShape, model: PreTrainedModel) -> FusedDecoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """The weights in use, under the names of the model's `state_dict`. Writing to them changes the model."""
+        """The weights in use, under the names of the model's `state_dict`. To change them, use `copy_weights`."""
 
     @abstractmethod
     def prefill(self, token_ids: Tensor, positions: Tensor, rows: list[int], cache: KVCache) -> None:
@@ -37,6 +37,10 @@ class Decoder(ABC):
     @abstractmethod
     def decode(self, token_ids: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """Logits, fp32 [rows, vocabulary], after one more token, [rows], in every row of the cache."""
+
+    @abstractmethod
+    def recipe(self) -> Callable[[], Decoder]:
+        """Builds a decoder like this one, without its weights; can be pickled, for worker processes."""
 
     @property
     def device(self) -> torch.device:

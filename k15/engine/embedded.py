@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from k15.engine.base import Engine
-from k15.engine.build import DecoderType, build_decoder
 from k15.engine.cache import KVCache
 from k15.engine.decoder import PREFILL_CHUNK, Decoder
 from k15.engine.sampling import TokenSampler
@@ -23,9 +22,17 @@ from k15.errors import EngineError, StaleWeightsError
 from k15.types import EngineStats, SamplingParams, Segment, StopReason, Weights, Work
 from k15.weights.fingerprint import fingerprint
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from k15.engine.build import DecoderType
+
 _REFILL_SHARE = 16
 """Free slots are filled once they are this fraction of all (or all are free): one prefill pass reads the
 prompts of several. Results do not depend on it."""
+
+_PATIENCE = 32
+"""Decode steps after which whoever drives the engine gets to look for news, even if no segment finished."""
 
 
 class EmbeddedEngine(Engine):
@@ -61,6 +68,10 @@ class EmbeddedEngine(Engine):
             if isinstance(model, Decoder):
                 self._decoder = model
             else:
+                from k15.engine.build import (
+                    build_decoder,  # imports transformers, which workers do without
+                )
+
                 built = build_decoder(model, decoder_type)
                 self._decoder, self._notices = built.decoder, built.notices
             self.shapes = choose_shapes(self._decoder, num_slots) if shapes is None else shapes
@@ -85,9 +96,9 @@ class EmbeddedEngine(Engine):
     def stats(self) -> EngineStats:
         return self._stats
 
-    @property
-    def notices(self) -> tuple[str, ...]:
-        return self._notices
+    def take_notices(self) -> tuple[str, ...]:
+        notices, self._notices = self._notices, ()
+        return notices
 
     def load_weights(self, weights: Weights) -> None:
         if self._is_running:
@@ -106,17 +117,21 @@ class EmbeddedEngine(Engine):
         self._stamp = Stamp(weights.version, weights.fingerprint)
 
     def extend(self, work: Iterable[Work], sampling: SamplingParams) -> Iterator[Segment]:
-        return self.extend_from(IterableSource(work), sampling)
+        return _flatten(self.extend_in_batches(IterableSource(work), sampling))
 
-    def extend_from(self, source: WorkSource, sampling: SamplingParams) -> Iterator[Segment]:
-        """`extend` for work that may arrive later."""
+    def extend_in_batches(
+        self, source: WorkSource, sampling: SamplingParams
+    ) -> Generator[list[Segment]]:
+        """`extend` for work that may arrive later; segments that finish together come together."""
         if self._stamp is None:
             raise StaleWeightsError(
                 "An engine needs weights before it samples; none were loaded. Call load_weights."
             )
-        return self._segments(source, sampling, self._stamp)
+        return self._batches(source, sampling, self._stamp)
 
-    def _segments(self, source: WorkSource, sampling: SamplingParams, stamp: Stamp) -> Iterator[Segment]:
+    def _batches(
+        self, source: WorkSource, sampling: SamplingParams, stamp: Stamp
+    ) -> Generator[list[Segment]]:
         if self._is_running:
             raise EngineError("An engine runs one extend at a time. Finish or close the first iterator.")
         self._is_running = True
@@ -133,7 +148,7 @@ class EmbeddedEngine(Engine):
                     segments = extension.advance(new, is_last=source.is_exhausted)
                 extension.count(seconds=time.perf_counter() - start)
                 self._stats = extension.stats
-                yield from segments
+                yield segments
         finally:
             self._is_running = False
 
@@ -149,6 +164,12 @@ class EmbeddedEngine(Engine):
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def _flatten(batches: Generator[list[Segment]]) -> Iterator[Segment]:
+    with closing(batches):
+        for batch in batches:
+            yield from batch
 
 
 class _Extension:
@@ -188,14 +209,16 @@ class _Extension:
 
     @torch.inference_mode()
     def advance(self, work: list[Work], *, is_last: bool) -> list[Segment]:
-        """Put work into free slots, then decode until a segment finishes or slots should be filled again.
+        """Put work into free slots, then decode until a segment finishes, at most `_PATIENCE` steps.
 
         Args:
             work: at most `num_wanted` pieces.
             is_last: no more will come, so that fewer rows may run from now on.
         """
         segments = self._admit(work)
-        while not segments and not self.is_idle:
+        for _ in range(_PATIENCE):
+            if segments or self.is_idle:
+                break
             if is_last:
                 self._fit_width()
             segments = self._decode()

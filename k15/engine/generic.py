@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from k15.engine.cache import PAGE, KVCache, Reads
@@ -19,24 +21,34 @@ _ATTENTION = "k15_blocks"
 
 
 class GenericDecoder(Decoder):
-    """A copy of a transformers model that reads k15's cache.
+    """A transformers model that reads k15's cache.
 
     Args:
-        model: the model.
+        model: the model; it is changed, and belongs to the decoder from now on.
         is_paged: its attention is replaced by k15's, which reads pages; its results do not depend on the
             neighbours. Otherwise the pages are put together for the model's own attention, whose rounding
             may depend on them: for models that do not take another attention, or change keys after caching.
     """
 
     def __init__(self, model: PreTrainedModel, *, is_paged: bool = True) -> None:
-        self._model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._is_paged = is_paged
+        self._model = model.eval().requires_grad_(False)
+        self.is_paged = is_paged
         if is_paged:
             self._model.set_attn_implementation(_ATTENTION)
         self._tensors = named_weights(self._model)
         config = model.config.get_text_config()
         self.vocab_size = config.vocab_size
         self.max_positions = getattr(config, "max_position_embeddings", None) or 1 << 17
+
+    def recipe(self) -> Callable[[], Decoder]:
+        return partial(
+            _rebuild,
+            type(self._model),
+            self._model.config,
+            self.dtype,
+            str(self.device),
+            is_paged=self.is_paged,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         return self._tensors
@@ -49,7 +61,7 @@ class GenericDecoder(Decoder):
         return self._forward(self._model, token_ids[:, None], reads, cache).logits[:, 0].float()
 
     def _forward(self, module: nn.Module, token_ids: Tensor, reads: Reads, cache: KVCache) -> Any:
-        current = _Pass(cache, reads, is_paged=self._is_paged)
+        current = _Pass(cache, reads, is_paged=self.is_paged)
         token = _CURRENT.set(current)
         try:
             return module(
@@ -61,6 +73,20 @@ class GenericDecoder(Decoder):
             )
         finally:
             _CURRENT.reset(token)
+
+
+def _rebuild(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    is_paged: bool,
+) -> GenericDecoder:
+    """A decoder with random weights."""
+    model = model_class(config)
+    nn.Module.to(model, device=torch.device(device), dtype=dtype)
+    return GenericDecoder(model, is_paged=is_paged)
 
 
 class _Pass(Cache):
