@@ -9,51 +9,7 @@ from pathlib import Path
 import pytest
 
 from k15.testing.lives import Lives
-
-ITERATIONS = 6
-SFT = """
-batch_tokens = 256
-[model.tiny]
-num_layers = 1
-width = 32
-num_heads = 2
-mlp_width = 64
-max_positions = 256
-[data]
-tasks = [{ family = "trial", levels = [1], num_train = 40 }]
-[[stages]]
-row_tokens = 200
-num_steps = 6
-learning_rate = 4e-3
-[run]
-save_every = 2
-num_threads = 1
-"""
-RL = f"""
-num_iterations = {ITERATIONS}
-[prompts]
-tasks = [{{ family = "trial", levels = [1, 2], num_train = 20, num_heldout = 4 }}]
-[sampling]
-strategy = "curriculum"
-hard_difficulty = 2
-switch_iteration = 4
-[rollout]
-group_size = 2
-prompts_in_flight = 5
-segment_tokens = 8
-max_tokens = 24
-[engine]
-num_slots = 8
-[trainer]
-row_tokens = 128
-[evaluation]
-every = 4
-num_prompts = 4
-[run]
-save_every = 2
-keep_checkpoints = 2
-num_threads = 1
-"""
+from k15.testing.tiny import NUM_ITERATIONS, outcome, rl_arguments, sft_arguments, trained_ordinals
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +23,13 @@ def lives():
 def base(lives, tmp_path_factory):
     """A trained tiny model, the recipe, the unbroken run, and the crash points it passes, in order."""
     folder = tmp_path_factory.mktemp("resume")
-    (folder / "sft.toml").write_text(SFT)
-    (folder / "rl.toml").write_text(RL)
-    assert (
-        lives.run(["sft", folder / "sft.toml", "--run", folder / "sft"], log=str(folder / "sft.log"))
-        == 0
-    )
+    log = folder / "sft.log"
+    assert lives.run(sft_arguments(folder, folder / "sft"), log=str(log)) == 0, log.read_text()
     return folder
 
 
 def rl(base: Path, run: Path, *more) -> list:
-    return ["rl", base / "rl.toml", "--run", run, "--model", base / "sft" / "model", *more]
+    return [*rl_arguments(base, run, base / "sft" / "model"), *more]
 
 
 @pytest.fixture(scope="module")
@@ -90,37 +42,19 @@ def unbroken(lives, base):
     return points.read_text().split()
 
 
-def outcome(run: Path) -> dict:
-    """All that must not depend on what happened on the way."""
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    volatile = ("seconds/", "time", "rollout/tokens_per_second", "rollout/num_recovered", "save/failed")
-    volatile += (
-        "rollout/num_tokens",
-        "rollout/prefill_tokens",
-        "rollout/occupancy",
-    )  # recovered segments cost nothing
-    rollouts = {path.name: path.read_text() for path in sorted((run / "rollouts").iterdir())}
-    return {
-        "fingerprints": [m.get("weights/fingerprint") for m in metrics],
-        "metrics": [{k: v for k, v in m.items() if not k.startswith(volatile)} for m in metrics],
-        "rollouts": rollouts,
-        "model": (run / "model" / "model.safetensors").read_bytes(),
-    }
-
-
-def ordinals(run: Path) -> list[int]:
-    rows = [
-        json.loads(line)
-        for path in sorted((run / "rollouts").iterdir())
-        for line in path.read_text().splitlines()
-    ]
-    return sorted(row["ordinal"] for row in rows if row["sample_index"] == 0)
-
-
 def test_the_unbroken_run_trains_every_prompt_ordinal_at_most_once(base, unbroken):
-    seen = ordinals(base / "unbroken")
-    assert len(seen) == len(set(seen)) > ITERATIONS
-    assert len(outcome(base / "unbroken")["metrics"]) == ITERATIONS + 1
+    seen = trained_ordinals(base / "unbroken")
+    assert len(seen) == len(set(seen)) > NUM_ITERATIONS
+    assert len(outcome(base / "unbroken")["metrics"]) == NUM_ITERATIONS + 1
+
+
+def test_the_unbroken_run_does_something_in_every_iteration(base, unbroken):
+    """Otherwise all tests below would pass on a run that never changes."""
+    assert len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS  # one may finish no group
+    rows = [json.loads(line) for path in (base / "unbroken" / "rollouts").iterdir() for line in path.open()]
+    assert max(len(row["segments"]) for row in rows) > 2
+    assert "end" in {row["stop"] for row in rows}
+    assert any(row["advantage"] != 0 for row in rows)
 
 
 def test_the_same_seed_gives_the_same_run_with_three_engine_workers(lives, base, unbroken, tmp_path):
@@ -252,7 +186,7 @@ def test_stopping_in_every_iteration_gives_the_same_run(lives, base, unbroken, t
         codes.append(lives.run(rl(base, run), crash=point, signal_name="SIGTERM", log=log))
         assert codes[-1] in (0, 75), Path(log).read_text()
         assert len(codes) < 40
-    assert len(codes) > ITERATIONS
+    assert len(codes) > NUM_ITERATIONS
     assert outcome(run) == outcome(base / "unbroken")
 
 
