@@ -15,12 +15,13 @@ def curriculum_section(material: Material) -> Section:
     figures = present(
         _success_rates(material),
         _draws(material),
-        material.shares(
+        material.chart(
             "Mean success rate",
             [material.plain("sampler/mean_success_rate", "s", "blue")],
             "mean of s over all prompts",
             "The sampler's moving estimate of each prompt's success rate, averaged over the prompt set. Prompts that "
             "were never drawn count with their initial value.",
+            unit="percent",
         ),
     )
     intro = "The sampler keeps a success rate for every prompt and draws what fails more often than what is solved."

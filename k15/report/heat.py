@@ -63,7 +63,7 @@ def _cells(columns: Sequence[Sequence[float]], width: float, height: float) -> M
         for j, count in enumerate(counts):
             share = count / sum(counts)
             if share >= 0.002:
-                opacity = f"{0.06 + 0.94 * (share / peak) ** 0.6:.2f}"
+                opacity = f"{0.06 + 0.94 * (share / peak) ** 0.4:.2f}"
                 x, y = LEFT + i * width, FLOOR - (j + 1) * height
                 cells.append(
                     element(

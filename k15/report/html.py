@@ -142,7 +142,7 @@ def _notices(material: Material) -> list[str]:
         found += [prefix + notice for notice in (*stage.notices, *map(str, stage.reader.notices))]
     broken = material.timeline.not_finite()
     found += [
-        f"{key} is not a number in {count} iterations; those are left out."
+        f"{key} has no finite value in {count} iteration{'s' * (count > 1)}, left out of its curve."
         for key, count in sorted(broken.items())
     ]
     return list(dict.fromkeys(found))

@@ -22,7 +22,7 @@ def learning_section(material: Material) -> Section:
             "Training accuracy by difficulty",
             material.by_level("train/accuracy_level/"),
             RIGHT,
-            "Of the prompts that were drawn, as running means. Prioritized sampling draws what fails, so this can fall "
+            f"{material.mean_note()}Of the prompts that were drawn. Prioritized sampling draws what fails, so this can fall "
             "while the policy improves.",
         ),
         material.chart(

@@ -38,7 +38,7 @@ def length_section(material: Material) -> Section:
             "Length by difficulty",
             material.by_level("train/length_level/"),
             TOKENS,
-            "Running means. Harder problems should cost more tokens. If all levels grow alike, it is style.",
+            f"{material.mean_note()}Harder problems should cost more tokens. If all levels grow alike, it is style.",
             unit="tokens",
         ),
         _distributions(material),

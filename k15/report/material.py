@@ -113,6 +113,10 @@ class Material:
             return ""
         return f"Thin lines are single iterations, thick ones means over {window} of them."
 
+    def mean_note(self) -> str:
+        """Stands before captions of curves that are drawn smoothed only; "" if they are not."""
+        return "Running means. " if self.smooth_note() else ""
+
     def _by_stage(self, key: str) -> Iterator[list[Point]]:
         for stage in self.timeline.stages:
             own = [(number(row, "iteration"), number(row, key)) for row in stage.rows]

@@ -89,8 +89,8 @@ def test_nan_is_left_out_and_counted(run):
     rows[4]["update/entropy"] = float("inf")
     write_lines(run / "metrics.jsonl", rows)
     page = page_of(run)
-    assert "update/kl is not a number in 2 iterations" in notices(page)
-    assert "update/entropy is not a number in 1 iterations" in notices(page)
+    assert "update/kl has no finite value in 2 iterations" in notices(page)
+    assert "update/entropy has no finite value in 1 iteration," in notices(page)
     assert len(numbers(page, "Distance from the reference")) == 4
     for node in every_node(page):
         for name in ("d", "x", "y", "y1", "height"):

@@ -272,7 +272,7 @@ def test_what_a_run_writes_is_read_without_a_notice(tmp_path):
         run.save(2, {})
         run.finish(done=2)
     page = read_page(write_report(tmp_path / "run"))
-    assert page.one("div", id="notices").text.count("update/kl is not a number in 2 iterations") == 1
+    assert page.one("div", id="notices").text.count("update/kl has no finite value in 2 iterations") == 1
     assert len(page.one("div", id="notices").all("li")) == 1
     assert tile(page, "Iterations") == ["2", "of 2 planned, finished"]
     assert [row["train"] for row in numbers(page, "Accuracy")] == ["100.0 %", "100.0 %"]
