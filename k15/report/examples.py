@@ -84,8 +84,8 @@ def _thinking_paid(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
         if ratio >= 1.3:
             longest = max((m for m in group.members if m.is_right), key=lambda m: m.length)
             why = (
-                f"The right completions of this group have {median(group.right_lengths):.0f} tokens in the middle, the "
-                f"wrong ones {wrong_length:.0f}. Where longer search pays, the reward alone makes thoughts longer."
+                f"The right completions of this group have a median of {median(group.right_lengths):.0f} tokens, the wrong "
+                f"ones of {wrong_length:.0f}. Where longer search pays, the reward alone makes thoughts longer."
             )
             yield Pick("Longer thinking paid", why, (group,), (longest.sample_index,))
 
@@ -109,7 +109,7 @@ def _shortened(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
             before, after = median(early.right_lengths), median(late.right_lengths)
             why = (
                 f"The same prompt in iteration {early.x} and in iteration {late.x}: right both times, with "
-                f"{before:.0f} tokens in the middle at first and {after:.0f} later."
+                f"a median of {before:.0f} tokens at first and {after:.0f} later."
             )
             yield Pick("The same problem, in fewer words", why, (early, late), pair)
 

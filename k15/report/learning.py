@@ -22,8 +22,8 @@ def learning_section(material: Material) -> Section:
             "Training accuracy by difficulty",
             material.by_level("train/accuracy_level/"),
             RIGHT,
-            f"{material.mean_note()}Of the prompts that were drawn. Prioritized sampling draws what fails, so this can fall "
-            "while the policy improves.",
+            f"{material.mean_note()}Of the prompts that were drawn. Prioritized sampling draws what fails, so this can "
+            "fall while the policy improves.",
         ),
         material.chart(
             "Reward",
