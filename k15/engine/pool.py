@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import send_handle
@@ -107,20 +108,24 @@ class EnginePool(Engine):
             self._shared.close()
             self._shared = None  # until proven, the workers hold nothing that may be sampled from
         self._num_restarts = 0
+        self._number += 1
         shared = SharedWeights(weights)
+        waiting = list(self._workers)
         try:
-            for worker in self._workers:
-                worker.is_loaded = False
-                worker.give_weights(shared)
-            while not all(worker.is_loaded for worker in self._workers):
+            for worker in waiting:
+                worker.open = []
+                worker.give_weights(self._number, shared)
+            while waiting:
                 for worker, message in self._listen():
-                    if isinstance(message, Failed) and message.number is None:
+                    if isinstance(message, Failed) and message.number == self._number:
                         raise _as_error(worker, message)
-                    if isinstance(message, Loaded) and message.fingerprint == weights.fingerprint:
-                        worker.is_loaded = True
+                    if isinstance(message, Loaded) and message.number == self._number:
+                        waiting.remove(worker)
                 for worker in self._dead():
                     self._revive(worker)
-                    worker.give_weights(shared)
+                    worker.give_weights(self._number, shared)
+                    if worker not in waiting:
+                        waiting.append(worker)
         except BaseException:
             shared.close()
             raise
@@ -161,7 +166,7 @@ class EnginePool(Engine):
                 for worker in self._dead():
                     # One that died after its last word is needed again in the next call.
                     self._revive(worker)
-                    worker.give_weights(shared)
+                    worker.give_weights(self._number, shared)
                     if worker in running:
                         worker.send(begin)
                         worker.send(MoreWork(worker.open))
@@ -195,7 +200,7 @@ class EnginePool(Engine):
         elif isinstance(message, Done) and message.number == self._number:
             running.remove(worker)
             self._stats = _joined(self._stats, message.stats)
-        elif isinstance(message, Failed) and message.number in (self._number, None):
+        elif isinstance(message, Failed) and message.number == self._number:
             running.remove(worker)
             raise _as_error(worker, message)
 
@@ -242,14 +247,12 @@ class _Worker:
 
     Attributes:
         open: work it was given and has not finished.
-        is_loaded: it has confirmed the weights.
         is_dead: nothing more will come from it.
     """
 
     index: int
     plan: WorkerPlan
     open: list[Work] = field(default_factory=list)
-    is_loaded: bool = False
     is_dead: bool = False
 
     def start(self) -> None:
@@ -262,14 +265,16 @@ class _Worker:
             name=f"k15-engine-{self.index}",
             daemon=True,
         )
-        # A blocked signal is inherited: Ctrl-C in a terminal reaches the pool's process alone.
+        # A blocked signal is inherited: Ctrl-C in a terminal reaches the pool's process alone. multiprocessing's
+        # tracker unblocks it when it starts, so it must be there before.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        self.is_dead = self.is_loaded = False
+        self.is_dead = False
 
     @property
     def pid(self) -> int:
@@ -284,9 +289,9 @@ class _Worker:
             except OSError:
                 self.is_dead = True
 
-    def give_weights(self, shared: SharedWeights) -> None:
+    def give_weights(self, number: int, shared: SharedWeights) -> None:
         """Send weights: first where the tensors lie, then the memory's descriptor."""
-        self.send(TakeWeights(shared.layout))
+        self.send(TakeWeights(number, shared.layout))
         if not self.is_dead:
             try:
                 send_handle(self.connection, shared.descriptor, self.pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import traceback
 from collections.abc import Callable
 from contextlib import closing
@@ -28,13 +29,14 @@ from k15.types import EngineStats, SamplingParams, Segment, Work
 _PARENT_CHECK_SECONDS = 1.0
 
 
-# What the pool says.
+# What the pool says. Requests are numbered; answers repeat the number, so that late ones can be told apart.
 
 
 @dataclass(frozen=True)
 class TakeWeights:
     """Load these weights; their descriptor follows. Answered by `Loaded`, or `Failed`."""
 
+    number: int
     layout: Layout
 
 
@@ -66,7 +68,7 @@ class Abandon:
 
 @dataclass(frozen=True)
 class Loaded:
-    fingerprint: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,9 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """An error, as text with its traceback; `is_stale` if it was a `StaleWeightsError`.
+    """An error, as text with its traceback; `is_stale` if it was a `StaleWeightsError`."""
 
-    `number` is that of the extension, or None if weights were loaded.
-    """
-
-    number: int | None
+    number: int
     message: str
     traceback: str
     is_stale: bool
@@ -111,8 +110,18 @@ class WorkerPlan:
     shapes: PassShapes
 
 
+@dataclass(frozen=True)
+class _Received:
+    """`TakeWeights` with the descriptor that followed it."""
+
+    number: int
+    layout: Layout
+    descriptor: int
+
+
 def run_worker(plan: WorkerPlan, connection: Connection, parent_pid: int) -> None:
     """Serve the pool until it kills this process or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool's process
     torch.set_num_threads(plan.num_threads)
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     Thread(target=_listen, args=(connection, inbox, parent_pid), daemon=True).start()
@@ -121,20 +130,19 @@ def run_worker(plan: WorkerPlan, connection: Connection, parent_pid: int) -> Non
     )
     while True:
         message = inbox.get()
-        number = message.number if isinstance(message, Begin) else None
+        if not isinstance(message, _Received | Begin):
+            continue  # work for an extension that failed or was abandoned
         try:
-            if isinstance(message, tuple):
-                weights = open_shared(*message)
-                engine.load_weights(weights)
-                connection.send(Loaded(weights.fingerprint))
-            elif isinstance(message, Begin):
+            if isinstance(message, _Received):
+                engine.load_weights(open_shared(message.layout, message.descriptor))
+                connection.send(Loaded(message.number))
+            else:
                 _extend(engine, message, inbox, connection)
-            # Work for an extension that failed or was abandoned may still arrive: it is dropped.
         except OSError:
             os._exit(1)  # the pool is gone
         except Exception as error:
             is_stale = isinstance(error, StaleWeightsError)
-            connection.send(Failed(number, str(error), traceback.format_exc(), is_stale))
+            connection.send(Failed(message.number, str(error), traceback.format_exc(), is_stale))
 
 
 def _extend(
@@ -201,7 +209,7 @@ def _listen(connection: Connection, inbox: queue.SimpleQueue[object], parent_pid
                     os._exit(1)
             message = connection.recv()
             if isinstance(message, TakeWeights):
-                inbox.put((message.layout, recv_handle(connection)))
+                inbox.put(_Received(message.number, message.layout, recv_handle(connection)))
             else:
                 inbox.put(message)
     except (EOFError, OSError):

@@ -208,13 +208,14 @@ def test_any_other_model_runs_in_workers_and_dying_too_often_is_an_error() -> No
 
 SCRIPT = """
 import sys, time
-sys.path[:0] = {paths!r}
-from engine_support import make_work, tiny_model
-from k15.engine.pool import EnginePool
-from k15.types import SamplingParams
-from k15.weights.fingerprint import snapshot
 
 if __name__ == "__main__":
+    sys.path[:0] = {paths!r}
+    from engine_support import make_work, tiny_model
+    from k15.engine.pool import EnginePool
+    from k15.types import SamplingParams
+    from k15.weights.fingerprint import snapshot
+
     model = tiny_model()
     pool = EnginePool(model, num_workers=2, num_slots=4)
     pool.load_weights(snapshot(model, 0))

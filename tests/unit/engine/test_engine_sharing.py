@@ -1,6 +1,8 @@
 """Weights in shared memory: exact, private to each reader, and gone with the last of them."""
 
 import os
+import subprocess
+import sys
 
 import torch
 
@@ -49,3 +51,8 @@ def test_no_descriptor_is_left_open() -> None:
         del read
         shared.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_worker_of_the_fused_forward_starts_without_transformers() -> None:
+    code = "import sys, k15.engine.worker, k15.engine.fused; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
