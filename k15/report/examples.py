@@ -84,8 +84,8 @@ def _thinking_paid(groups: Sequence[GroupSummary]) -> Iterator[Pick]:
         if ratio >= 1.3:
             longest = max((m for m in group.members if m.is_right), key=lambda m: m.length)
             why = (
-                f"The right completions of this group have a median of {median(group.right_lengths):.0f} tokens, the wrong "
-                f"ones of {wrong_length:.0f}. Where longer search pays, the reward alone makes thoughts longer."
+                f"The right completions of this group have a median of {median(group.right_lengths):.0f} tokens, the "
+                f"wrong ones of {wrong_length:.0f}. Where longer search pays, the reward alone makes thoughts longer."
             )
             yield Pick("Longer thinking paid", why, (group,), (longest.sample_index,))
 
