@@ -15,7 +15,7 @@ class SFTStageConfig(StrictModel):
     """One stage of the schedule. The paper has 32k tokens, 2e-5 to 2e-6; then 128k, 1e-5 to 1e-6."""
 
     row_tokens: PositiveInt = 512
-    """Length of a packed row, in tokens; longer examples are refused."""
+    """Length of a packed row, in tokens; longer examples are left to stages with longer rows."""
     num_steps: Annotated[int, Field(ge=0)] = 0
     """Optimizer steps; 0 = `num_epochs` passes over the examples."""
     num_epochs: PositiveInt = 1
@@ -72,7 +72,7 @@ class SFTConfig(StrictModel):
     stages: tuple[SFTStageConfig, ...] = (SFTStageConfig(),)
     """The schedule, one `[[stages]]` table each; a stage goes on from the weights of the one before."""
     batch_tokens: PositiveInt = 8192
-    """Tokens in one optimizer step (rows times row_tokens, padding included)."""
+    """Tokens of the examples of one optimizer step, up to one example more; padding does not count."""
     microbatch_tokens: PositiveInt = 8192
     """Tokens in one forward pass; less needs less memory and gives the same loss."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

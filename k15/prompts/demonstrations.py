@@ -59,7 +59,7 @@ def load_demonstrations(config: SFTDataConfig) -> Demonstrations:
         return Demonstrations(tuple(_generated(config)))
     items: list[Demonstration] = []
     skipped: Counter[str] = Counter()
-    for line, value in read_rows(config.path):
+    for line, value in read_rows(config.path, setting="data.path"):
         try:
             items.append(_read(value, config.path, line, config.system))
         except BadRowError as error:
@@ -96,7 +96,8 @@ def _read(value: Any, path: Path, line: int, system: str) -> Demonstration:
     if "messages" in value:
         value = _from_messages(value["messages"])
     question, completion = (_text(value, fields) for fields in (_QUESTION_FIELDS, _COMPLETION_FIELDS))
-    return Demonstration(question, completion, value.get("system") or system, f"{path}, line {line}")
+    own_system = _text(value, ("system",)) if value.get("system") else system
+    return Demonstration(question, completion, own_system, f"{path}, line {line}")
 
 
 def _from_messages(messages: Any) -> dict[str, Any]:
@@ -106,8 +107,10 @@ def _from_messages(messages: Any) -> dict[str, Any]:
     roles = [m.get("role") for m in messages]
     if roles[-2:] != ["user", "assistant"] or roles[:-2] not in ([], ["system"]):
         raise BadRowError("messages", "must be one question and one answer", roles, cure)
-    system = messages[0].get("content") if roles[0] == "system" else ""
-    return {"prompt": messages[-2].get("content"), "completion": messages[-1].get("content"), "system": system}
+    if not all(isinstance(m.get("content"), str) for m in messages):
+        raise BadRowError("messages", "must have texts as content", messages, cure)
+    system = messages[0]["content"] if roles[0] == "system" else ""
+    return {"prompt": messages[-2]["content"], "completion": messages[-1]["content"], "system": system}
 
 
 def _text(row: dict[str, Any], fields: tuple[str, ...]) -> str:
@@ -117,4 +120,7 @@ def _text(row: dict[str, Any], fields: tuple[str, ...]) -> str:
         raise BadRowError(fields[0], f"is missing: a row needs {named}", sorted(row)[:8], "Add it")
     if not isinstance(row[name], str) or not row[name].strip():
         raise BadRowError(name, "must be a text that is not empty", row[name], "Fill it in")
+    if any("\ud800" <= char <= "\udfff" for char in row[name]):
+        shown = row[name].encode(errors="backslashreplace").decode()
+        raise BadRowError(name, "holds half a surrogate pair, which is no character", shown, "Repair it")
     return row[name]

@@ -64,19 +64,17 @@ class Row:
     system: str
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_rows(path: Path, *, setting: str = "prompts.path") -> Iterator[tuple[int, Any]]:
     """(line, value) of every row that is not blank; the value is a BadRowError where it is no JSON.
 
-    In a file with one JSON array, "line" is the number of the element.
+    In a file with one JSON array, "line" is the number of the element. `setting` named the file.
 
     Raises:
         DataError: the file is missing, unreadable or empty.
     """
-    content = _read_bytes(path).removeprefix(b"\xef\xbb\xbf")
+    content = _read_bytes(path, setting).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
-        raise DataError(
-            f"{path} is empty; a prompt file needs one JSON object a line, with a question and an answer."
-        )
+        raise DataError(f"{path} is empty; {setting} must be a file with one JSON object a line.")
     if content.lstrip()[:1] == b"[":
         array = _parse(content)
         if isinstance(array, list):
@@ -111,15 +109,15 @@ def read_row(value: Any) -> Row:
     )
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path, setting: str) -> bytes:
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except FileNotFoundError:
-        raise DataError(f"prompts.path must be a file; {path} does not exist. Check the path.") from None
+        raise DataError(f"{setting} must be a file; {path} does not exist. Check the path.") from None
     except (OSError, EOFError, zlib.error) as error:  # a bad gzip file is an OSError, too
         raise DataError(
-            f"cannot read the prompt file {path}: {error}. Give a readable JSON lines file."
+            f"cannot read the file {path}: {error}. Give {setting} a readable JSON lines file."
         ) from None
 
 

@@ -14,9 +14,10 @@ from k15.config.sft import SFTConfig
 from k15.engine.base import Engine
 from k15.engine.embedded import EmbeddedEngine
 from k15.engine.pool import EnginePool
-from k15.errors import ConfigError
+from k15.errors import ConfigError, RunFolderError
 from k15.models.load import Policy, load_policy
 from k15.prompts.load import PromptSet, load_prompts
+from k15.record.durable import as_disk_error
 from k15.record.run import Run
 from k15.rewards.grader import Grader
 from k15.stages.rl import evaluate_at_end, train_rl
@@ -77,14 +78,14 @@ def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> boo
         try:
             with watch.showing():
                 weights = train_rl(config, cluster, prompts, grader, run, watch)
-                if weights.version == config.num_iterations and not run.stop_requested:
+                if weights.version == config.num_iterations:
                     evaluate_at_end(config, cluster, weights, prompts, grader, run, watch)
-                    save_policy(policy, run_folder / FINAL_MODEL)
+                    _save_model(policy, run_folder)
             is_complete = run.finish(done=weights.version)
         finally:
             cluster.close()
             grader.close()
-    _tell_end(watch, run_folder, is_complete, options)
+    _tell_end(watch, run_folder, is_complete, weights.version == config.num_iterations, options)
     return is_complete
 
 
@@ -99,6 +100,11 @@ def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> b
         f"SFT: {len(data.examples)} examples ({data.num_skipped} rows skipped), {plan.num_steps} steps, "
         f"{num_parameters / 1e6:.2f}M parameters"
     )
+    for number, stage in enumerate(plan.stages, start=1):
+        if stage.num_left_out:
+            watch.line(
+                f"stage {number} leaves out {stage.num_left_out} examples that are longer than its rows"
+            )
     if options.dry_run:
         return True
     run = Run.open(
@@ -119,9 +125,9 @@ def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> b
         with watch.showing():
             done = train_sft(config, policy, data.examples, plan, run, watch)
             if done == plan.num_steps:
-                save_policy(policy, run_folder / FINAL_MODEL)
+                _save_model(policy, run_folder)
         is_complete = run.finish(done=done)
-    _tell_end(watch, run_folder, is_complete, options)
+    _tell_end(watch, run_folder, is_complete, done == plan.num_steps, options)
     return is_complete
 
 
@@ -166,13 +172,17 @@ def _engine(config: RLConfig, policy: Policy) -> Engine:
 
 
 def _check_lengths(config: RLConfig, policy: Policy, prompts: PromptSet) -> None:
-    longest = max(len(p.token_ids) for p in (*prompts.train, *prompts.heldout))
-    if longest + config.rollout.max_tokens > policy.max_positions:
-        raise ConfigError(
-            f"prompt and completion must fit the model's {policy.max_positions} positions; the longest prompt has "
-            f"{longest} tokens and rollout.max_tokens is {config.rollout.max_tokens}. Lower rollout.max_tokens to "
-            f"{policy.max_positions - longest} or less, or prompts.max_prompt_tokens."
-        )
+    longest = max((*prompts.train, *prompts.heldout), key=lambda prompt: len(prompt.token_ids))
+    count, max_tokens = len(longest.token_ids), config.rollout.max_tokens
+    room = policy.max_positions - count
+    if max_tokens <= room:
+        return
+    cure = f"Lower rollout.max_tokens to {room} or less, or leave long prompts out: " if room > 0 else ""
+    raise ConfigError(
+        f"prompt and completion must fit the model's {policy.max_positions} positions; the longest prompt "
+        f"({longest.prompt_id}) has {count} tokens and rollout.max_tokens is {max_tokens}. {cure}"
+        "Lower prompts.max_prompt_tokens and set prompts.skip_bad_rows."
+    )
 
 
 def _describe(config: RLConfig, policy: Policy, prompts: PromptSet) -> str:
@@ -185,11 +195,31 @@ def _describe(config: RLConfig, policy: Policy, prompts: PromptSet) -> str:
     )
 
 
-def _tell_end(watch: Watch, run_folder: Path, is_complete: bool, options: LaunchOptions) -> None:
+def _save_model(policy: Policy, run_folder: Path) -> None:
+    try:
+        save_policy(policy, run_folder / FINAL_MODEL)
+    except Exception as error:
+        disk_error = as_disk_error(error)
+        if disk_error is None:
+            raise
+        raise RunFolderError(
+            f"the trained model could not be written to {run_folder / FINAL_MODEL} ({disk_error.strerror}). "
+            "Free some space and call the same command again: the run goes on from its last checkpoint."
+        ) from error
+
+
+def _tell_end(
+    watch: Watch, run_folder: Path, is_complete: bool, is_all_done: bool, options: LaunchOptions
+) -> None:
+    again = shlex.join(options.command) or "the same command"
     if is_complete:
         watch.line(
             f"done: the model is in {run_folder / FINAL_MODEL}; k15 report {run_folder} shows the run"
         )
+    elif is_all_done:
+        raise RunFolderError(
+            f"the disk refused the last checkpoint of {run_folder}. Free some space and call again, the run goes "
+            f"on from the checkpoint before: {again}"
+        )
     else:
-        again = shlex.join(options.command) or "the same command"
         watch.line(f"stopped before the end; everything is saved in {run_folder}. To go on: {again}")

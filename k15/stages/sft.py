@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from k15.algo.derive import derived_seed
 from k15.algo.likelihood import likelihood_loss
 from k15.config.sft import SFTConfig, SFTStageConfig
-from k15.errors import ConfigError
+from k15.errors import ConfigError, DataError
 from k15.models.load import Policy, load_policy, make_policy
 from k15.models.tiny import build_tiny_model
 from k15.models.tokenizer import build_tokenizer
@@ -42,11 +42,16 @@ class Examples:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The steps of one stage; `batches` are indices into the examples, one list an optimizer step."""
+    """The steps of one stage; `batches` are indices into the examples, one list an optimizer step.
+
+    Attributes:
+        num_left_out: examples that are longer than the stage's rows.
+    """
 
     config: SFTStageConfig
     first_step: int
     batches: tuple[tuple[int, ...], ...]
+    num_left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,58 +106,79 @@ def load_examples(config: SFTConfig, policy: Policy) -> Examples:
     """The demonstrations as token ids: the prompt by the model's chat template, the completion with its end token.
 
     Raises:
-        DataError: a row is malformed.
-        ConfigError: an example is longer than a row of the shortest stage, or than the model's positions.
+        DataError: a row is malformed, too long for the rows of every stage or for the model, or holds
+            the token that ends a completion; `data.skip_bad_rows` leaves such rows out.
     """
     demonstrations = load_demonstrations(config.data)
-    longest = min([policy.max_positions, *(stage.row_tokens for stage in config.stages)])
-    examples = []
-    for index, demonstration in enumerate(demonstrations.items):
-        example = _example(demonstration, policy)
-        if len(example) > longest:
-            raise ConfigError(
-                f"every example must fit a row of {longest} tokens; example {index + 1} ({demonstration.source}) has "
-                f"{len(example)}. Raise stages.row_tokens (the model takes {policy.max_positions}), or shorten it."
-            )
-        examples.append(example)
+    longest = min(policy.max_positions, max(stage.row_tokens for stage in config.stages))
+    examples, num_skipped = [], demonstrations.num_skipped
+    for demonstration in demonstrations.items:
+        try:
+            examples.append(_example(demonstration, policy, longest))
+        except DataError:
+            if not config.data.skip_bad_rows:
+                raise
+            num_skipped += 1
     digest = hashlib.blake2b(digest_size=16)
     for example in examples:
         digest.update(json.dumps([example.prompt_ids, example.completion_ids]).encode())
-    return Examples(tuple(examples), demonstrations.num_skipped, digest.hexdigest())
+    return Examples(tuple(examples), num_skipped, digest.hexdigest())
 
 
-def _example(demonstration: Demonstration, policy: Policy) -> Example:
+def _example(demonstration: Demonstration, policy: Policy, longest: int) -> Example:
     prompt_ids = render_prompt(policy.tokenizer, demonstration.question, demonstration.system)
     completion_ids = policy.tokenizer.encode(demonstration.completion, add_special_tokens=False)
+    if ends := [i for i in completion_ids if i in policy.stop_ids]:
+        raise DataError(
+            f"{demonstration.source}: a completion must not hold a token that ends it; got "
+            f"{policy.decode(ends[:1])!r}. Remove it: k15 adds the end itself."
+        )
     completion_ids = (*completion_ids, policy.stop_ids[0])
-    return Example(prompt_ids, completion_ids, (True,) * len(completion_ids))
+    example = Example(prompt_ids, completion_ids, (True,) * len(completion_ids))
+    if len(example) > longest:
+        raise DataError(
+            f"{demonstration.source}: an example must fit a row of {longest} tokens; got {len(example)}. Raise "
+            f"stages.row_tokens (the model takes {policy.max_positions}), shorten it, or set data.skip_bad_rows."
+        )
+    return example
 
 
 def plan_steps(config: SFTConfig, examples: Sequence[Example]) -> Plan:
     """What every optimizer step sees: examples shuffled anew in every pass, dealt by tokens.
 
     The shuffle is derived from the seed, so that a resumed run sees what the unbroken one would have.
+    An example that is longer than a stage's rows is left to the other stages (2.5.2: 32k, then 128k).
+
+    Raises:
+        ConfigError: no example fits a stage.
     """
     stages: list[StagePlan] = []
     first_step = 0
     for number, stage in enumerate(config.stages):
+        fitting = [i for i, example in enumerate(examples) if len(example) <= stage.row_tokens]
+        if not fitting:
+            raise ConfigError(
+                f"a stage needs examples that fit its rows; none of the {len(examples)} has at most "
+                f"{stage.row_tokens} tokens, the row_tokens of stage {number + 1}. Raise it, or leave the stage out."
+            )
         batches: list[tuple[int, ...]] = []
         epoch = 0
         while (len(batches) < stage.num_steps) if stage.num_steps else (epoch < stage.num_epochs):
             seed = derived_seed(config.run.seed, "sft shuffle", number, epoch)
-            batches += _deal(examples, config.batch_tokens, torch.Generator().manual_seed(seed))
+            generator = torch.Generator().manual_seed(seed)
+            batches += _deal(examples, fitting, config.batch_tokens, generator)
             epoch += 1
         batches = batches[: stage.num_steps] if stage.num_steps else batches
-        stages.append(StagePlan(stage, first_step, tuple(batches)))
+        stages.append(StagePlan(stage, first_step, tuple(batches), len(examples) - len(fitting)))
         first_step += len(batches)
     return Plan(tuple(stages))
 
 
 def _deal(
-    examples: Sequence[Example], batch_tokens: int, generator: torch.Generator
+    examples: Sequence[Example], chosen: Sequence[int], batch_tokens: int, generator: torch.Generator
 ) -> list[tuple[int, ...]]:
-    """Batches of about `batch_tokens` tokens: one pass over the examples in random order."""
-    order = torch.randperm(len(examples), generator=generator).tolist()
+    """Batches of about `batch_tokens` tokens: one pass over the chosen examples in random order."""
+    order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
     ends = list(accumulate(len(examples[i]) for i in order))
     batches: dict[int, list[int]] = {}
     for index, end in zip(order, ends, strict=True):
@@ -186,7 +212,9 @@ def train_sft(
             run.save(step, state)
         started = time.monotonic()
         minibatch = _pack(config, plan, examples, step)
-        no_reference = tuple(torch.zeros(m.num_loss_tokens) for m in minibatch.microbatches)
+        no_reference = tuple(
+            torch.zeros(m.num_loss_tokens, device=policy.model.device) for m in minibatch.microbatches
+        )
         rate = plan.learning_rate(step)
         result = trainer.step(minibatch, no_reference, likelihood_loss, learning_rate=rate)
         done = step + 1
@@ -200,6 +228,10 @@ def train_sft(
             "seconds/total": round(time.monotonic() - started, 4),
         }
         run.record(step, metrics)
+        if result.is_skipped:
+            message = f"step {step} has NaN or infinity in its gradient and was skipped"
+            run.event("nonfinite_step", message, iteration=step)
+            watch.line(f"warning: {message}")
         if step % max(1, plan.num_steps // 10) == 0 or done == plan.num_steps:
             watch.line(
                 f"step {step:>5}  |  loss {result.loss:.3f} nats a token  |  learning rate {rate:.2e}"

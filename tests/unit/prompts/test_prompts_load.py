@@ -209,14 +209,14 @@ def test_a_file_without_a_usable_row_is_refused(write, content, name, message):
 def test_files_that_cannot_be_read(write, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "nothing.jsonl")
-    with pytest.raises(DataError, match="cannot read the prompt file"):
+    with pytest.raises(DataError, match="cannot read the file"):
         load(tmp_path)
     path = write(ROWS, "cut.jsonl.gz")
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match="cannot read the prompt file"):
+    with pytest.raises(DataError, match="cannot read the file"):
         load(path)
     path.write_bytes(b"no gzip")
-    with pytest.raises(DataError, match="cannot read the prompt file"):
+    with pytest.raises(DataError, match="cannot read the file"):
         load(path)
 
 
