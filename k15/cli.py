@@ -18,17 +18,21 @@ from k15.config.base import StrictModel, config_keys, load_config
 from k15.errors import ConfigError, K15Error
 
 STOPPED = 75  # EX_TEMPFAIL: not an error, but not all planned steps were done either
+# The stages, and what --skip-bad-rows means in each.
+_SKIP_SETTINGS = {"sft": "data.skip_bad_rows", "rl": "prompts.skip_bad_rows"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code."""
     parser = _parser()
-    options, rest = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options, rest = parser.parse_known_args(words)
     if options.subcommand is None:
         parser.print_help()
         return 2
+    options.command = ("k15", *words)
     try:
-        if rest and not hasattr(options, "recipe"):
+        if rest and options.subcommand not in _SKIP_SETTINGS:
             raise ConfigError(
                 f"{options.subcommand} does not know {' '.join(rest)}; see k15 {options.subcommand} --help."
             )
@@ -81,11 +85,14 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, 
     stage = commands.add_parser(
         name,
         help=help_text,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Every setting can be given as --dotted.key VALUE; `k15 {name} --keys` lists them.",
+        allow_abbrev=False,
+        usage=f"k15 {name} [RECIPE.toml] [--dotted.key VALUE ...] [--run DIR] [--dry-run] [...]",
+        epilog=f"RECIPE.toml is a file with the settings; each can also be given as --dotted.key VALUE. "
+        f"`k15 {name} --keys` lists them.",
     )
-    stage.add_argument("recipe", type=Path, nargs="?", help="TOML file with the settings")
-    stage.add_argument("--run", type=Path, default=None, help="run folder; an existing one is resumed")
+    stage.add_argument(
+        "--run", type=Path, default=None, metavar="DIR", help="run folder; an existing one is resumed"
+    )
     stage.add_argument(
         "--dry-run", action="store_true", help="check the settings and the data, say what would run"
     )
@@ -95,6 +102,11 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, 
     stage.add_argument(
         "--allow-drift", action="store_true", help="resume although settings that matter changed"
     )
+    stage.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help=f"leave malformed rows of the data out and count them (--{_SKIP_SETTINGS[name]} true)",
+    )
     stage.add_argument("--keys", action="store_true", help="list all settings with their defaults")
     stage.set_defaults(run_command=run)
 
@@ -102,14 +114,28 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, 
 def _load(
     schema: type[StrictModel], options: argparse.Namespace, rest: Sequence[str]
 ) -> StrictModel | None:
-    """The stage's config; None if only the list of keys was asked for."""
+    """The stage's config; None if only the list of keys was asked for.
+
+    `rest` is what argparse does not know: the recipe, if there is one, then settings. (As a positional
+    argument of argparse the recipe would be the first word without dashes: the value of a setting.)
+    """
     if options.keys:
         for key, default, text in config_keys(schema):
             print(f"--{key} (default: {default})\n      {' '.join(text.split())}")
         return None
-    if options.recipe is not None and str(options.recipe).startswith("--"):
-        raise ConfigError(f"the recipe comes before the settings; got {options.recipe}.")
-    return load_config(schema, options.recipe, rest)
+    has_recipe = bool(rest) and not rest[0].startswith("-")
+    options.recipe = Path(rest[0]) if has_recipe else None
+    flags = list(rest[1:] if has_recipe else rest)
+    if misplaced := next(
+        (word for word in flags if word.endswith(".toml") and Path(word).is_file()), None
+    ):
+        raise ConfigError(
+            f"the recipe comes before the settings; got {misplaced} after {rest[0]}. "
+            f"Write k15 {options.subcommand} {misplaced} --dotted.key VALUE ..."
+        )
+    if options.skip_bad_rows:
+        flags += [f"--{_SKIP_SETTINGS[options.subcommand]}", "true"]
+    return load_config(schema, options.recipe, flags)
 
 
 def _run_folder(options: argparse.Namespace) -> Path:
@@ -147,7 +173,8 @@ def _launch_options(options: argparse.Namespace):
     from k15.stages.launch import LaunchOptions
 
     return LaunchOptions(
-        command=tuple(sys.argv),
+        # what to call again to go on: not with --fresh, which would start from scratch
+        command=tuple(word for word in options.command if word != "--fresh"),
         fresh=options.fresh,
         allow_drift=options.allow_drift,
         dry_run=options.dry_run,
@@ -171,9 +198,10 @@ def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from k15.config.rl import RewardsConfig
     from k15.rewards.lines import grade_math_lines
 
-    config = RewardsConfig(timeout_seconds=options.timeout_seconds, num_workers=options.workers)
+    limits = [f"--timeout_seconds={options.timeout_seconds}", f"--num_workers={options.workers}"]
+    config = load_config(RewardsConfig, None, limits)
     for item in grade_math_lines(sys.stdin, config):
-        print(json.dumps(item, ensure_ascii=False), flush=True)
+        print(json.dumps(item), flush=True)
     return 0
 
 

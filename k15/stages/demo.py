@@ -26,7 +26,8 @@ def run_demo(folder: Path, *, seed: int, fresh: bool) -> bool:
     Called again it goes on where it stopped.
     """
     started = time.monotonic()
-    options = LaunchOptions(command=("k15", "demo", "--run", str(folder)), fresh=fresh)
+    again = ("k15", "demo", "--run", str(folder), "--seed", str(seed))
+    options = LaunchOptions(command=again, fresh=fresh)
     warmup, rl = folder / "warmup", folder / "rl"
     _say(
         "1/3  Warm-up: a model from scratch reads demonstrations that search, slip and give up (section 2.2)."
@@ -112,5 +113,5 @@ def _summary(milestones: Sequence[PhaseSummary], folder: Path, report: Path, sec
 
 
 def _say(text: str) -> None:
-    bold = sys.stderr.isatty() and "NO_COLOR" not in os.environ and "\n" not in text
+    bold = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and "\n" not in text
     print(f"\033[1m{text}\033[0m" if bold else text, file=sys.stderr, flush=True)

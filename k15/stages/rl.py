@@ -44,6 +44,8 @@ def train_rl(
     weights = cluster.publish_weights(done)
 
     for iteration in range(done, config.num_iterations):
+        if run.stop_requested:
+            break
         log = IterationLog(iteration)
         if iteration % config.run.save_every == 0:  # the optimizer restarts below,
             with log.phase("save"):  # so this is the whole state
@@ -134,6 +136,7 @@ def resume(run: Run, state: Mapping[str, Saveable], buffer: RolloutBuffer, watch
     """Load the newest valid checkpoint and the segments written since; the iteration to go on with."""
     done = run.restore(state)
     found = buffer.recover(done)
+    watch.advance(done)
     if done or found:
         watch.line(
             f"resuming at iteration {done}, with {len(buffer)} open groups and {found} segments of the journal"
@@ -144,8 +147,12 @@ def resume(run: Run, state: Mapping[str, Saveable], buffer: RolloutBuffer, watch
 def save(run: Run, iteration: int, state: Mapping[str, Saveable], buffer: RolloutBuffer) -> None:
     """Commit a checkpoint; from here on segments go to its own journal. A full disk is recorded, not fatal."""
     if run.save(iteration, state):
-        buffer.start_journal(iteration)
-        buffer.forget_before(run.oldest_checkpoint)
+        try:
+            buffer.start_journal(iteration)
+            buffer.forget_before(run.oldest_checkpoint)
+        except OSError as error:
+            message = f"no journal until the next checkpoint: {error.strerror}; free some space"
+            run.event("journal_failed", message, iteration=iteration)
 
 
 def evaluate_if_due(

@@ -36,11 +36,12 @@ class Watch:
     """
 
     def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
+        is_plain = bool(os.environ.get("NO_COLOR"))
         self._console = Console(
-            stderr=True, quiet=quiet, highlight=False, no_color="NO_COLOR" in os.environ
+            stderr=True, quiet=quiet, highlight=False, emoji=False, no_color=is_plain
         )
         self._title, self._total = title, total
-        self._is_live = self._console.is_terminal and "NO_COLOR" not in os.environ and not quiet
+        self._is_live = self._console.is_terminal and not is_plain and not quiet
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=28),
