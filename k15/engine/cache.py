@@ -9,6 +9,7 @@ first page to its last, so that pages it does not have add exact zeros.
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ PAGE = 64
 _MIN_PRODUCT_ROWS = 4
 """Products of fewer rows take another kernel, with other rounding, than those with more rows: without this,
 a token that is prefilled would differ in the last bit from one that is decoded."""
+_NEVER = 1 << 40  # a position that no token reaches
 _MAX_HOLES = 0.25  # share of unused pages below the highest used one that is put up with
 
 
@@ -74,7 +76,8 @@ class KVCache:
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._free: list[int] = []  # heap: low pages first, so that the used ones lie together
         self._num_pages = 0  # memory
-        self._table: tuple[int, Tensor, Tensor, Tensor, Tensor] | None = None
+        self._num_held = np.zeros(num_rows, dtype=np.int64)  # pages of each row
+        self._table: _Table | None = None
 
     @property
     def num_rows(self) -> int:
@@ -92,6 +95,7 @@ class KVCache:
             if not self._free:
                 self._grow()
             pages.append(heapq.heappop(self._free))
+        self._num_held[row] = wanted
         self._table = None
 
     def select(self, rows: list[int]) -> None:
@@ -102,6 +106,7 @@ class KVCache:
                 for page in pages:
                     heapq.heappush(self._free, page)
         self._rows = [self._rows[row] for row in rows]
+        self._num_held = self._num_held[rows]
         self._table = None
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -112,40 +117,36 @@ class KVCache:
             for tensor in pair:
                 tensor[targets] = tensor[sources]
 
+    def fit_all(self, positions: NDArray[np.int64]) -> None:
+        """Give every row the pages for exactly the positions up to the one given, [rows]."""
+        for row in np.flatnonzero(positions // PAGE + 1 != self._num_held).tolist():
+            self.fit(row, int(positions[row]) + 1)
+
     def plan_all(self, positions: Tensor) -> Reads:
         """What a pass over one token, at positions [rows, 1], of every row reads and writes."""
         if self._table is None:
             self._compact()
             self._table = self._make_table()
-        blocks, owners, parts, starts, row_pages = self._table
-        hidden = self._hidden(positions[owners], starts)
-        unused = parts == self.num_rows * blocks
-        hidden.masked_fill_(unused[:, None, None, None, None], -torch.inf)
-        write_pages = row_pages.gather(1, positions // PAGE)
-        return Reads(positions, None, owners, parts, blocks, hidden, write_pages)
+        table = self._table
+        hidden = _hidden(table.at, positions[table.owners])
+        write_pages = table.row_pages.gather(1, positions // PAGE)
+        return Reads(positions, None, table.owners, table.parts, table.blocks, hidden, write_pages)
 
     def plan(self, rows: list[int], positions: Tensor) -> Reads:
         """What a pass over tokens at positions [r, q], ascending, of these rows reads and writes.
 
         A row may stand in the batch more than once, with different positions.
         """
-        lasts = (positions[:, -1] // PAGE).tolist()
-        blocks = max(lasts) + 1
-        pairs = [(place, block) for place, last in enumerate(lasts) for block in range(last + 1)]
-        pages = [self._rows[rows[place]][block] for place, block in pairs]
-        owners = torch.tensor([place for place, _ in pairs], device=self._device)
-        numbers = torch.tensor([block for _, block in pairs], device=self._device)
-        table = torch.zeros(len(rows), blocks, dtype=torch.int64)
-        for place, last in enumerate(lasts):
-            table[place, : last + 1] = torch.tensor(self._rows[rows[place]][: last + 1])
+        counts = (positions[:, -1] // PAGE + 1).tolist()
+        table = self._lay_out([self._rows[row][:count] for row, count in zip(rows, counts, strict=True)])
         return Reads(
             positions=positions,
-            pages=torch.tensor(pages, device=self._device),
-            owners=owners,
-            parts=owners * blocks + numbers,
-            blocks=blocks,
-            hidden=self._hidden(positions[owners], numbers * PAGE),
-            write_pages=table.to(self._device).gather(1, positions // PAGE),
+            pages=table.pages,
+            owners=table.owners,
+            parts=table.parts,
+            blocks=table.blocks,
+            hidden=_hidden(table.at, positions[table.owners]),
+            write_pages=table.row_pages.gather(1, positions // PAGE),
         )
 
     def write(self, layer: int, reads: Reads, keys: Tensor, values: Tensor) -> None:
@@ -198,28 +199,31 @@ class KVCache:
             t[pages].transpose(0, 1).flatten(1, 2)[:, :length] for pair in self._layers for t in pair
         ]
 
-    def _hidden(self, positions: Tensor, starts: Tensor) -> Tensor:
-        """[n, 1, 1, q, PAGE] for tokens at positions [n, q] and pages that begin at [n]."""
-        at = starts[:, None] + torch.arange(PAGE, device=self._device)
-        hidden = torch.zeros(*positions.shape, PAGE, device=self._device)
-        return hidden.masked_fill_(at[:, None] > positions[:, :, None], -torch.inf)[:, None, None]
+    def _make_table(self) -> _Table:
+        """The table of all rows, sorted by page, with the unused pages in between."""
+        table = self._lay_out(self._rows)
+        num_used = int(table.pages.max()) + 1
+        owners = torch.zeros(num_used, dtype=torch.int64, device=self._device)
+        parts = torch.full_like(owners, self.num_rows * table.blocks)
+        at = torch.full((num_used, PAGE), _NEVER, device=self._device)
+        owners[table.pages], parts[table.pages], at[table.pages] = table.owners, table.parts, table.at
+        return _Table(table.pages, owners, parts, at, table.blocks, table.row_pages)
 
-    def _make_table(self) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
-        """Blocks; owner, part and first position of each page; the rows' pages, [rows, blocks]."""
-        num_used = 1 + max(max(pages) for pages in self._rows if pages)
-        blocks = max(len(pages) for pages in self._rows)
-        owners = np.zeros(num_used, dtype=np.int64)
-        parts = np.full(num_used, self.num_rows * blocks)
-        starts = np.zeros(num_used, dtype=np.int64)
-        table = np.zeros((self.num_rows, blocks), dtype=np.int64)
-        for row, pages in enumerate(self._rows):
-            numbers = np.arange(len(pages))
-            table[row, : len(pages)] = pages
-            owners[pages], parts[pages], starts[pages] = row, row * blocks + numbers, numbers * PAGE
-        owners_t, parts_t, starts_t, table_t = (
-            torch.from_numpy(array).to(self._device) for array in (owners, parts, starts, table)
+    def _lay_out(self, rows: list[list[int]]) -> _Table:
+        """The table of these pages, one row after the other."""
+        counts = np.array([len(pages) for pages in rows])
+        pages = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=counts.sum())
+        owners = np.repeat(np.arange(len(rows)), counts)
+        numbers = np.arange(len(pages)) - np.repeat(counts.cumsum() - counts, counts)
+        blocks = int(counts.max())
+        row_pages = np.zeros((len(rows), blocks), dtype=np.int64)
+        row_pages[owners, numbers] = pages
+        at = numbers[:, None] * PAGE + np.arange(PAGE)
+        arrays = (pages, owners, owners * blocks + numbers, at, row_pages)
+        pages_t, owners_t, parts_t, at_t, row_pages_t = (
+            torch.from_numpy(a).to(self._device) for a in arrays
         )
-        return blocks, owners_t, parts_t, starts_t, table_t
+        return _Table(pages_t, owners_t, parts_t, at_t, blocks, row_pages_t)
 
     def _compact(self) -> None:
         """Move the highest pages into the holes below, if there are many: every pass reads the holes, too."""
@@ -248,6 +252,24 @@ class KVCache:
         for page in range(self._num_pages, self._num_pages + added):
             heapq.heappush(self._free, page)
         self._num_pages += added
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Pages, [n], with the row that owns each, its part (see `Reads`), and the positions [n, PAGE] in it; the
+    pages of each row, [rows, blocks]."""
+
+    pages: Tensor
+    owners: Tensor
+    parts: Tensor
+    at: Tensor
+    blocks: int
+    row_pages: Tensor
+
+
+def _hidden(at: Tensor, positions: Tensor) -> Tensor:
+    """[n, 1, 1, q, PAGE] what tokens at positions [n, q] may not see of pages with positions [n, PAGE]."""
+    return torch.where(at[:, None] > positions[:, :, None], -torch.inf, 0.0)[:, None, None]
 
 
 def _attend_pages(

@@ -42,6 +42,10 @@ class Decoder(ABC):
     def recipe(self) -> Callable[[], Decoder]:
         """Builds a decoder like this one, without its weights; can be pickled, for worker processes."""
 
+    @abstractmethod
+    def stand_in(self) -> Decoder | None:
+        """A decoder whose passes round as this one's do and cost little, to try shapes with; None if there is none."""
+
     @property
     def device(self) -> torch.device:
         return next(iter(self.tensors().values())).device

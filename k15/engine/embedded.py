@@ -199,7 +199,7 @@ class _Extension:
 
     @property
     def is_idle(self) -> bool:
-        return not self._slots.busy_rows
+        return self._slots.num_busy == 0
 
     @property
     def num_wanted(self) -> int:
@@ -293,12 +293,11 @@ class _Extension:
     def _decode(self) -> list[Segment]:
         """One token in every busy slot."""
         slots, device = self._slots, self._device
-        for row, position in enumerate(slots.positions.tolist()):
-            self._cache.fit(row, position + 1)
+        self._cache.fit_all(slots.positions)
         tokens, positions = torch.from_numpy(slots.tokens), torch.from_numpy(slots.positions)
         logits = self._decoder.decode(tokens.to(device), positions.to(device), self._cache)
         ids, logprobs = self._sampler.sample(logits, torch.from_numpy(slots.next_uniforms()).to(device))
-        num_busy = len(slots.busy_rows)
+        num_busy = slots.num_busy
         self.count(num_tokens=num_busy, busy_slot_steps=num_busy, slot_steps=self._num_slots)
         return slots.advance(ids.cpu().numpy(), logprobs.cpu().numpy(), self._stamp)
 

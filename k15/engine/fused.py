@@ -10,7 +10,7 @@ Nothing here imports transformers: worker processes start in half the time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -82,6 +82,16 @@ class FusedDecoder(Decoder):
 
     def recipe(self) -> Callable[[], Decoder]:
         return partial(FusedDecoder, self.shape, str(self._device))
+
+    def stand_in(self) -> Decoder:
+        """The first two layers: the others have the same shapes."""
+        later = tuple(f"model.layers.{i}." for i in range(2, self.shape.num_layers))
+        shapes = {name: shape for name, shape in self.shape.shapes.items() if not name.startswith(later)}
+        short = FusedDecoder(
+            replace(self.shape, shapes=shapes, num_layers=min(2, self.shape.num_layers)), self._device
+        )
+        short.copy_weights({name: self._tensors[name] for name in shapes})
+        return short
 
     def copy_weights(self, weights: Mapping[str, Tensor]) -> None:
         super().copy_weights(weights)

@@ -17,7 +17,9 @@ from k15.engine.decoder import Decoder
 from k15.errors import ModelError
 from k15.weights.fingerprint import named_weights
 
-_ATTENTION = "k15_blocks"
+_ATTENTION = "k15_pages"
+_LARGEST_TRIED = 100_000_000
+"""Parameters of a model whose shapes are tried out: some ten passes over a few hundred tokens."""
 
 
 class GenericDecoder(Decoder):
@@ -49,6 +51,9 @@ class GenericDecoder(Decoder):
             str(self.device),
             is_paged=self.is_paged,
         )
+
+    def stand_in(self) -> Decoder | None:
+        return self if self.num_parameters <= _LARGEST_TRIED else None
 
     def tensors(self) -> dict[str, Tensor]:
         return self._tensors

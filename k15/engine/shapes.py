@@ -46,9 +46,10 @@ class PassShapes:
 
 
 def choose_shapes(decoder: Decoder, num_slots: int) -> PassShapes:
-    """The shapes that the engine uses: found by trial on a CPU in fp32, else all of them.
+    """The shapes that the engine uses: found by trial on a CPU in fp32, elsewhere all of them.
 
-    Where even the fixed shape depends on a row's place, `is_reproducible` is false.
+    Where even the fixed shape depends on a row's place, and where nothing could be tried because the model is
+    large, `is_reproducible` is false and one fixed shape is used.
     """
     full = -(-num_slots // ROW_MULTIPLE) * ROW_MULTIPLE
     widths = [full]
@@ -56,7 +57,10 @@ def choose_shapes(decoder: Decoder, num_slots: int) -> PassShapes:
         widths.append(-(-widths[-1] // (2 * ROW_MULTIPLE)) * ROW_MULTIPLE)
     if decoder.device.type != "cpu" or decoder.dtype != torch.float32:
         return PassShapes(tuple(widths), _PREFILL_ROWS, is_reproducible=False)
-    trial = _Trial(decoder)
+    stand_in = decoder.stand_in()
+    if stand_in is None:
+        return PassShapes((full,), (_FIXED_PREFILL_ROWS,), is_reproducible=False)
+    trial = _Trial(stand_in)
     reference = trial.run(width=full, row=0, prefill_rows=_FIXED_PREFILL_ROWS, place=0)
     fixed = [
         trial.run(

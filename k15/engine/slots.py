@@ -93,6 +93,7 @@ class Slots:
         self.jobs: list[Job | None] = [None] * num_rows
         self.tokens = np.zeros(num_rows, dtype=np.int64)
         self.positions = np.zeros(num_rows, dtype=np.int64)
+        self._is_busy = np.zeros(num_rows, dtype=bool)
         self._counts = np.zeros(num_rows, dtype=np.int64)
         self._quotas = np.zeros(num_rows, dtype=np.int64)
         self._lengths = np.zeros(num_rows, dtype=np.int64)
@@ -108,13 +109,16 @@ class Slots:
         return len(self.jobs)
 
     @property
+    def num_busy(self) -> int:
+        return int(self._is_busy.sum())
+
+    @property
     def busy_rows(self) -> list[int]:
-        return [row for row, job in enumerate(self.jobs) if job is not None]
+        return np.flatnonzero(self._is_busy).tolist()
 
     @property
     def free_rows(self) -> list[int]:
-        usable = min(self._num_slots, self.num_rows)
-        return [row for row in range(usable) if self.jobs[row] is None]
+        return np.flatnonzero(~self._is_busy[: self._num_slots]).tolist()
 
     def make_job(self, work: Work) -> Job:
         """Check a piece of work and derive its random numbers. A quota of 0 means that it is at its cap.
@@ -137,6 +141,7 @@ class Slots:
         """Begin a job in a row; its tokens but the last must be in the cache before the next step."""
         last = job.work.token_ids or job.work.prompt_token_ids
         self.jobs[row] = job
+        self._is_busy[row] = True
         self.tokens[row] = last[-1]
         self.positions[row] = job.length - 1
         self._counts[row] = 0
@@ -157,7 +162,7 @@ class Slots:
         Raises:
             EngineError: a log-probability is not finite.
         """
-        busy = np.array(self.busy_rows)
+        busy = np.flatnonzero(self._is_busy)
         if not np.isfinite(logprobs[busy]).all():
             raise EngineError(
                 "Logits must be finite; the policy with weights of version "
@@ -183,7 +188,11 @@ class Slots:
     def select(self, rows: list[int]) -> None:
         """Keep these rows, in this order."""
         self.jobs = [self.jobs[row] for row in rows]
-        self.tokens, self.positions = self.tokens[rows], self.positions[rows]
+        self.tokens, self.positions, self._is_busy = (
+            self.tokens[rows],
+            self.positions[rows],
+            self._is_busy[rows],
+        )
         self._counts, self._quotas, self._lengths = (
             self._counts[rows],
             self._quotas[rows],
@@ -211,6 +220,7 @@ class Slots:
         job, count = self.jobs[row], int(self._counts[row])
         assert job is not None
         self.jobs[row] = None
+        self._is_busy[row] = False
         # The free row feeds the prompt's last token again and again, so that the prompt stays readable for others.
         self.tokens[row] = job.work.prompt_token_ids[-1]
         self.positions[row] = len(job.work.prompt_token_ids) - 1
