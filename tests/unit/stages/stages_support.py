@@ -122,7 +122,7 @@ def play(
     with run, run.catch_signals():
         if prepare is not None:
             prepare(cluster, grader, run)
-        weights = train_rl(config, cluster, prompts or PromptSet(PROMPTS, ()), grader, run, watch)  # pyright: ignore[reportArgumentType]
+        weights = train_rl(config, cluster, prompts or PromptSet(PROMPTS, ()), grader, run, watch)
         run.finish(done=weights.version)
     files = sorted((folder / "rollouts").glob("*.jsonl"))
     return Played(
