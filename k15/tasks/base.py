@@ -132,8 +132,9 @@ class Family(ABC):
         if split not in ("train", "heldout"):
             raise ConfigError(f'split must be "train" or "heldout"; got {split!r}')
         if (level, split) not in self._pools:
-            chosen = [s for s in self.specs(level) if self._split_of(s) == split]
-            self._pools[level, split] = chosen
+            self._pools[level, "train"], self._pools[level, "heldout"] = [], []
+            for spec in self.specs(level):
+                self._pools[level, self._split_of(spec)].append(spec)
         return self._pools[level, split]
 
     def _split_of(self, spec: Spec) -> Split:

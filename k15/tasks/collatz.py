@@ -2,7 +2,7 @@
 
 An even number is halved; to an odd one a constant is added, then it is halved. For the constants used
 here the walk runs through all numbers below the constant and comes back, so every target is reached
-after 1 to 82 steps. Few walks are long: lengths are heavy-tailed, which makes partial rollouts matter.
+after 1 to 81 steps. Few walks are long: lengths are heavy-tailed, which makes partial rollouts matter.
 Each step is a look-up in a table with one row a number: 323 rows for all constants together.
 """
 

@@ -37,8 +37,8 @@ def thought_of(completion: str) -> str:
 def extract_answer(reply: str) -> Extraction:
     """The last "Answer: X" after the last closing tag, where X is the rest of its line.
 
-    A line without a break at the end may be followed by white space only: a reply that goes on after
-    its answer has not ended with one, so it has no answer. Never raises, linear in the reply's length.
+    Only white space may follow that line: a reply that goes on after its answer has not ended with one,
+    so it has none. Words on the line itself belong to X. Never raises; linear in the reply's length.
     """
     _, tag, tail = reply.rpartition(CLOSE)
     if not tag:

@@ -28,11 +28,11 @@ class DemonstrationStyle:
     notice: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("give_up", "slip", "wordy", "notice"):
-            value = float(getattr(self, name))
+        named = {"give_up": self.give_up, "slip": self.slip, "wordy": self.wordy, "notice": self.notice}
+        for name, value in named.items():
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is a probability and must lie in [0, 1]; got {value}")
 
 
 FLAWLESS = DemonstrationStyle(give_up=0.0, slip=0.0, wordy=0.0, notice=0.0)
-"""Searches to the end, never slips, wastes no words."""
+"""Never gives up, slips or wastes words (Countdown still stops after its largest number of attempts)."""
