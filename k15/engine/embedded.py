@@ -121,7 +121,7 @@ class EmbeddedEngine(Engine):
 
     def extend_in_batches(
         self, source: WorkSource, sampling: SamplingParams
-    ) -> Generator[list[Segment]]:
+    ) -> Generator[list[Segment], None, None]:
         """`extend` for work that may arrive later; segments that finish together come together."""
         if self._stamp is None:
             raise StaleWeightsError(
@@ -131,7 +131,7 @@ class EmbeddedEngine(Engine):
 
     def _batches(
         self, source: WorkSource, sampling: SamplingParams, stamp: Stamp
-    ) -> Generator[list[Segment]]:
+    ) -> Generator[list[Segment], None, None]:
         if self._is_running:
             raise EngineError("An engine runs one extend at a time. Finish or close the first iterator.")
         self._is_running = True
@@ -166,7 +166,7 @@ class EmbeddedEngine(Engine):
             torch.set_num_threads(before)
 
 
-def _flatten(batches: Generator[list[Segment]]) -> Iterator[Segment]:
+def _flatten(batches: Generator[list[Segment], None, None]) -> Iterator[Segment]:
     with closing(batches):
         for batch in batches:
             yield from batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from k15.errors import EngineError
 from k15.types import SamplingParams
 
 
@@ -16,6 +17,9 @@ class TokenSampler:
     likeliest allowed token is taken, and its log-probability is that at temperature 1.
 
     A row's token and log-probability depend on its own logits and number only, bit for bit on a CPU.
+
+    Raises:
+        EngineError: every id is banned.
     """
 
     def __init__(self, sampling: SamplingParams, vocab_size: int, device: torch.device) -> None:
@@ -25,6 +29,8 @@ class TokenSampler:
         banned = torch.zeros(vocab_size, dtype=torch.float32)
         ids = [i for i in sampling.banned_ids if 0 <= i < vocab_size]
         banned[ids] = -torch.inf
+        if len(set(ids)) == vocab_size:
+            raise EngineError(f"Some token must be allowed; all {vocab_size} ids are banned. Ban fewer.")
         self._bans = banned.to(device) if ids else None
 
     def sample(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,10 +43,11 @@ class Limits:
                 f"{len(work.prompt_token_ids)} tokens, the model reads {self.max_positions}. Shorten it, or lower "
                 "prompts.max_prompt_tokens."
             )
-        largest = max(max(work.prompt_token_ids), max(work.token_ids, default=0))
-        if largest >= self.vocab_size or min(*work.prompt_token_ids, 0) < 0:
+        ids = (*work.prompt_token_ids, *work.token_ids)
+        wrong = [i for i in (min(ids), max(ids)) if not 0 <= i < self.vocab_size]
+        if wrong:
             raise EngineError(
-                f"Token ids must be in the model's vocabulary of {self.vocab_size}; {name} has {largest}. Render the "
+                f"Token ids must be in the model's vocabulary of {self.vocab_size}; {name} has {wrong[0]}. Render the "
                 "prompts with the model's own tokenizer."
             )
 

@@ -164,8 +164,9 @@ def _load_model(name: str, dtype: str) -> PreTrainedModel:
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"transformers cannot load the model {name}: {_first_line(error)}. It must be a causal language "
-            "model that AutoModelForCausalLM knows."
+            f"transformers cannot load the model {name}: {_first_line(error)}. It must be "
+            f"{'' if Path(name).exists() else 'an existing directory or a name on the hub, with '}"
+            "a causal language model that AutoModelForCausalLM knows."
         ) from error
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:

@@ -210,7 +210,8 @@ def test_the_models_positions_are_a_cap_too(make_engine, naive) -> None:
         (Work(4, 1, (5,) * 512), "512 tokens, the model reads 512"),
         (Work(4, 1, (5, VOCAB)), f"vocabulary of {VOCAB}.* has {VOCAB}"),
         (Work(4, 1, (5,), (VOCAB + 3,)), f"has {VOCAB + 3}"),
-        (Work(4, 1, (-1,)), "vocabulary"),
+        (Work(4, 1, (-1,)), "has -1"),
+        (Work(4, 1, (5,), (6, -2)), "has -2"),
     ],
 )
 def test_work_that_cannot_be_run_is_named(make_engine, work, message) -> None:

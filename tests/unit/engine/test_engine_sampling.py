@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k15.engine.sampling import TokenSampler
+from k15.errors import EngineError
 from k15.types import SamplingParams
 
 CPU = torch.device("cpu")
@@ -75,6 +76,12 @@ def test_a_ban_holds_when_the_model_wants_nothing_else() -> None:
     shares = draw(wants, n=100, banned_ids=(2,))
     assert shares[2] == 0
     assert np.abs(shares[[0, 1, 3, 4, 5]] - 0.2).max() < 0.01
+
+
+def test_banning_every_id_is_an_error() -> None:
+    with pytest.raises(EngineError, match="all 8 ids are banned"):
+        sampler(banned_ids=tuple(range(8)))
+    sampler(banned_ids=(*range(7), 100, -1))  # ids outside the vocabulary do not count
 
 
 def test_top_k_keeps_the_k_likeliest_and_smaller_ids_among_equals() -> None:
