@@ -62,6 +62,7 @@ def train_rl(
                     break
             buffer.sync()
             log.rolled_out(engine.stats, buffer)
+            log.warnings += [("engine", notice) for notice in engine.take_notices()]
         if run.stop_requested:
             break
 

@@ -84,6 +84,7 @@ class Watch:
             return
         task, started = self._phase, time.monotonic()
         self._progress.reset(task, total=total, description=f"  {phase}", visible=True, rate="")
+        self._progress.refresh()  # a phase may be shorter than the time between two refreshes
         count = 0
         try:
             for item in items:

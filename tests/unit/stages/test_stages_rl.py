@@ -422,6 +422,16 @@ def test_warnings_become_events(tmp_path):
     assert gap == pytest.approx(math.log(played.policy.vocab_size) - 1, abs=0.2)
 
 
+def test_what_the_engine_has_to_say_becomes_an_event(tmp_path):
+    class TalkingEngine(ScriptedEngine):
+        def take_notices(self):
+            return ("worker 1 was started again",) if len(self.received) == 2 else ()
+
+    played = play(rl_config(3), tmp_path / "run", engine=TalkingEngine(completion_of))
+    [event] = [event for event in played.events if event["kind"] == "engine"]
+    assert (event["iteration"], event["message"]) == (1, "worker 1 was started again")
+
+
 def test_an_engine_that_agrees_with_the_trainer_is_not_warned_about(tmp_path):
     """The witness of the warning above: the log-probabilities of a model that knows nothing."""
 

@@ -277,9 +277,10 @@ def test_another_file_has_another_fingerprint(tmp_path):
     assert load_examples(config(tmp_path, rows=ROWS[::-1]), policy()).fingerprint != first
 
 
-def test_a_model_from_scratch_needs_families_for_its_vocabulary(tmp_path):
-    with pytest.raises(ConfigError, match="model from scratch"):
-        make_or_load_policy(config(tmp_path))
+def test_a_model_from_scratch_has_the_words_of_its_demonstrations(tmp_path):
+    own = make_or_load_policy(config(tmp_path, model=ModelConfig(tiny=SHAPE)))
+    assert len(own.tokenizer.encode("What plus")) == 2
+    assert len(own.tokenizer.encode("Why minus")) > 2
     generated = SFTDataConfig.model_validate(
         {"tasks": [{"family": "trial", "levels": [1], "num_train": 5}]}
     )
