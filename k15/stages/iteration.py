@@ -87,6 +87,7 @@ class IterationLog:
             "rollout/prefill_tokens": stats.num_prefill_tokens,
             "rollout/tokens_per_second": stats.num_tokens / stats.seconds if stats.seconds else 0.0,
             "rollout/occupancy": stats.occupancy,
+            "rollout/slot_steps": stats.slot_steps,
             "rollout/in_flight_groups": len(buffer),
             "rollout/unfinished_trajectories": buffer.num_unfinished,
             "rollout/num_segments": num_segments,

@@ -92,11 +92,6 @@ def make_or_load_policy(config: SFTConfig) -> Policy:
     """The checkpoint to go on from, or a tiny model made from scratch with a tokenizer of its own."""
     if config.model.path is not None:
         return load_policy(config.model)
-    if not config.data.tasks:
-        raise ConfigError(
-            "a model from scratch learns its vocabulary from generated families; data.tasks is empty. "
-            "Set data.tasks, or model.path to a checkpoint."
-        )
     items = load_demonstrations(config.data).items
     tokenizer = build_tokenizer(text for d in items for text in (d.question, d.completion))
     return make_policy(build_tiny_model(config.model.tiny, tokenizer, seed=config.run.seed), tokenizer)

@@ -34,7 +34,7 @@ hard_difficulty = 2
 switch_iteration = 4
 [rollout]
 group_size = 2
-prompts_in_flight = 5
+prompts_in_flight = 7
 segment_tokens = 16
 max_tokens = 64
 [length_penalty]

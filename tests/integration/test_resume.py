@@ -50,7 +50,7 @@ def test_the_unbroken_run_trains_every_prompt_ordinal_at_most_once(base, unbroke
 
 def test_the_unbroken_run_does_something_in_every_iteration(base, unbroken):
     """Otherwise all tests below would pass on a run that never changes."""
-    assert len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS  # one may finish no group
+    assert len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS - 1  # one may finish no group
     rows = [json.loads(line) for path in (base / "unbroken" / "rollouts").iterdir() for line in path.open()]
     assert max(len(row["segments"]) for row in rows) > 2
     assert "end" in {row["stop"] for row in rows}

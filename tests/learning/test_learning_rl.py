@@ -1,0 +1,56 @@
+"""The real loop on the trial-search family: what the paper says must be seen, over three seeds."""
+
+from statistics import mean
+
+import pytest
+
+SEEDS = (0, 1, 2)
+ITERATIONS = 14
+MORE = 12
+FULL = ("--rollout.segment_tokens", "256")
+REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
+PENALTY = ("--length_penalty.weight", "1.0", "--length_penalty.start_iteration", "0")
+
+
+@pytest.fixture(scope="module")
+def ours(warm, learn):
+    return [learn(warm, seed, ITERATIONS) for seed in SEEDS]
+
+
+def accuracies(runs):
+    return [run.last["eval/accuracy"] for run in runs]
+
+
+def test_rl_raises_heldout_accuracy_by_25_points_while_thoughts_grow(ours):
+    """Row 74 and section 2.3.3: accuracy and length rise together."""
+    for run in ours:
+        assert run.last["eval/accuracy"] >= run.first["eval/accuracy"] + 0.25
+        assert run.last["eval/length_mean"] >= 1.1 * run.first["eval/length_mean"]
+
+
+def test_the_length_penalty_cuts_a_fifth_of_the_tokens_for_at_most_two_points(ours, learn):
+    """Row 38: the same weights go on with and without the penalty."""
+    plain = [learn(run.model, seed, MORE) for seed, run in zip(SEEDS, ours, strict=True)]
+    short = [learn(run.model, seed, MORE, *PENALTY) for seed, run in zip(SEEDS, ours, strict=True)]
+    for one, other in zip(plain, short, strict=True):
+        assert other.last["eval/length_mean"] <= 0.8 * one.last["eval/length_mean"]
+    assert mean(accuracies(short)) >= mean(accuracies(plain)) - 0.02
+
+
+def test_negative_gradients_beat_rest_at_equal_samples(ours, warm, learn):
+    """Fig. 10: ReST imitates the best sampled completion and never pushes a wrong one down."""
+    rest = [learn(warm, seed, ITERATIONS, *REST) for seed in SEEDS]
+    assert {run.total("rollout/num_segments") for run in ours} and all(run.last["iteration"] == ITERATIONS for run in rest)
+    assert all(one > other for one, other in zip(accuracies(ours), accuracies(rest), strict=True))
+    assert mean(accuracies(ours)) >= mean(accuracies(rest)) + 0.05
+
+
+def test_partial_rollouts_learn_as_well_with_a_shorter_makespan(ours, warm, learn):
+    """Row 63: equal tokens, accuracy within noise; an iteration no longer waits for the longest thought."""
+    full = [learn(warm, seed, ITERATIONS, *FULL) for seed in SEEDS]
+    assert mean(accuracies(ours)) >= mean(accuracies(full)) - 0.06
+    for partial, whole in zip(ours, full, strict=True):
+        longest_wait = max(line["rollout/slot_steps"] for line in whole.metrics if "rollout/slot_steps" in line)
+        assert max(line["rollout/slot_steps"] for line in partial.metrics if "rollout/slot_steps" in line) < 0.7 * longest_wait
+        efficiency = [run.total("rollout/num_tokens") / run.total("rollout/slot_steps") for run in (partial, whole)]
+        assert efficiency[0] > 1.1 * efficiency[1]
