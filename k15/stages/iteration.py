@@ -124,8 +124,9 @@ class IterationLog:
                 "update/kl": mean([u.kl for u in updates]),
                 "update/entropy": mean([u.entropy for u in updates]),
                 "update/delta_rms": updates[-1].delta_rms,
-                "update/force_ratio": updates[-1].force_ratio,
             }
+            if (ratio := updates[-1].force_ratio) is not None:
+                self.metrics["update/force_ratio"] = ratio
         if gap.numel():
             self.metrics["update/engine_gap_mean"] = float(gap.mean())
             self.metrics["update/engine_gap_max"] = float(gap.max())
@@ -182,7 +183,7 @@ def describe(m: Mapping[str, Any]) -> str:
         parts.append(
             f"{m['rollout/unfinished_trajectories']:>4} unfinished {m['rollout/tokens_per_second']:6.0f} tok/s"
         )
-    if m.get("update/force_ratio") is not None:
+    if "update/force_ratio" in m:
         parts.append(f"force {m['update/force_ratio']:.2f} entropy {m['update/entropy']:.2f}")
     if "seconds/total" in m:
         parts.append(f"{m['seconds/total']:4.1f} s")
