@@ -44,12 +44,14 @@ class TrialFamily(Family):
 
     def specs(self, level: int) -> Sequence[Spec]:
         """(b, a, c) with b and a from 10 to 99; the first trial that hits belongs to the level."""
+        digits = range(10)
+        hits = {(b, a, c): _first_hit(_Search(b, a, c)) for b in digits for a in digits for c in digits}
         return [
             (b, a, c)
             for b in range(10, 100)
             for a in range(10, 100)
-            for c in range(10)
-            if _first_hit(_Search(b, a, c)) in _TRIALS[level]
+            for c in digits
+            if hits[b % 10, a % 10, c] in _TRIALS[level]
         ]
 
     def core(self, spec: Spec) -> Spec:

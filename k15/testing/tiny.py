@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-NUM_ITERATIONS = 6
+NUM_ITERATIONS = 5
 SFT_RECIPE = """
 batch_tokens = 1024
 [model.tiny]
@@ -27,16 +27,16 @@ num_threads = 1
 RL_RECIPE = f"""
 num_iterations = {NUM_ITERATIONS}
 [prompts]
-tasks = [{{ family = "trial", levels = [1, 2], num_train = 20, num_heldout = 4 }}]
+tasks = [{{ family = "trial", levels = [1, 2], num_train = 20, num_heldout = 2 }}]
 [sampling]
 strategy = "curriculum"
 hard_difficulty = 2
-switch_iteration = 4
+switch_iteration = 3
 [rollout]
 group_size = 2
 prompts_in_flight = 7
 segment_tokens = 16
-max_tokens = 64
+max_tokens = 48
 [length_penalty]
 weight = 0.5
 [engine]
@@ -44,8 +44,8 @@ num_slots = 8
 [trainer]
 row_tokens = 128
 [evaluation]
-every = 4
-num_prompts = 4
+every = 3
+num_prompts = 2
 [run]
 save_every = 2
 keep_checkpoints = 2
@@ -60,7 +60,7 @@ def sft_arguments(folder: Path, run: Path) -> list[str]:
 
 
 def rl_arguments(folder: Path, run: Path, model: Path) -> list[str]:
-    """Arguments of `k15` for a run of six iterations with partial rollouts; writes the recipe into the folder."""
+    """Arguments of `k15` for a run of five iterations with partial rollouts; writes the recipe into the folder."""
     (folder / "rl.toml").write_text(RL_RECIPE)
     return ["rl", str(folder / "rl.toml"), "--run", str(run), "--model", str(model)]
 

@@ -50,8 +50,12 @@ def test_the_unbroken_run_trains_every_prompt_ordinal_at_most_once(base, unbroke
 
 def test_the_unbroken_run_does_something_in_every_iteration(base, unbroken):
     """Otherwise all tests below would pass on a run that never changes."""
-    assert len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS - 1  # one may finish no group
-    rows = [json.loads(line) for path in (base / "unbroken" / "rollouts").iterdir() for line in path.open()]
+    assert (
+        len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS - 1
+    )  # one may finish no group
+    rows = [
+        json.loads(line) for path in (base / "unbroken" / "rollouts").iterdir() for line in path.open()
+    ]
     assert max(len(row["segments"]) for row in rows) > 2
     assert "end" in {row["stop"] for row in rows}
     assert any(row["advantage"] != 0 for row in rows)
@@ -72,10 +76,10 @@ def test_another_seed_gives_another_run(lives, base, unbroken, tmp_path):
 
 @pytest.mark.parametrize("chunk", range(4))
 def test_sigkill_at_random_events_changes_nothing(lives, base, unbroken, tmp_path, chunk):
-    """REL-01: 24 kill points here, drawn over all events of the run; `studies/kills.py` does more."""
+    """REL-01: 20 kill points here, drawn over all events of the run; `studies/kills.py` does more."""
     rng = random.Random(chunk)
     expected = outcome(base / "unbroken")
-    for number in sorted(rng.sample(range(1, len(unbroken) + 1), 6)):
+    for number in sorted(rng.sample(range(1, len(unbroken) + 1), 5)):
         run, log = tmp_path / f"run{number}", str(tmp_path / f"log{number}")
         assert lives.run(rl(base, run), crash=f"*:{number}", log=log) == -signal.SIGKILL, number
         assert lives.run(rl(base, run), log=log) == 0, Path(log).read_text()
@@ -116,6 +120,25 @@ def test_segments_of_a_killed_rollout_phase_are_not_sampled_again(lives, base, u
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert max(m.get("rollout/num_recovered", 0) for m in metrics) > 0
     assert outcome(run) == outcome(base / "unbroken")
+
+
+def test_a_kill_with_fifty_unfinished_trajectories_loses_none(lives, base, tmp_path):
+    """REL-13: lengths and versions of all that is trained are the unbroken run's."""
+    many = ["--rollout.prompts_in_flight", "16", "--rollout.group_size", "4", "--num_iterations", "3"]
+    points = tmp_path / "points"
+    assert lives.run(rl(base, tmp_path / "unbroken", *many), count_file=str(points)) == 0
+    metrics = [
+        json.loads(line) for line in (tmp_path / "unbroken" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert metrics[0]["rollout/unfinished_trajectories"] >= 50
+    appends = [
+        i for i, name in enumerate(points.read_text().split(), 1) if name == "journal.after_append"
+    ]
+    run = tmp_path / "run"
+    killed_at = appends[len(appends) // 2 + 5]
+    assert lives.run(rl(base, run, *many), crash=f"*:{killed_at}") == -signal.SIGKILL
+    assert lives.run(rl(base, run, *many)) == 0
+    assert outcome(run) == outcome(tmp_path / "unbroken")
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_the_same_end(lives, base, unbroken, tmp_path):

@@ -19,7 +19,7 @@ QUIET = LaunchOptions(is_quiet=True)
 SEEDS = (0, 1, 2)
 NUM_PROMPTS, NUM_WEAK = 40, 4
 STRONG, WEAK = 0.7, 0.06  # how often the demonstrations are right
-ITERATIONS = 12
+ITERATIONS = 16
 
 
 def question(index: int) -> str:
@@ -48,9 +48,9 @@ def taught(tmp_path_factory):
         SFTConfig,
         None,
         [
-            *("--data.path", str(folder / "demonstrations.jsonl"), "--batch_tokens", "2048"),
-            *("--model.tiny", "{num_layers=1, width=48, num_heads=2, mlp_width=96, max_positions=128}"),
-            *("--stages", "[{row_tokens=128, num_steps=150, learning_rate=1e-2, final_learning_rate=1e-3}]"),
+            *("--data.path", str(folder / "demonstrations.jsonl"), "--batch_tokens", "2048", "--optimizer", "muon"),
+            *("--model.tiny", "{num_layers=2, width=48, num_heads=2, mlp_width=96, max_positions=128}"),
+            *("--stages", "[{row_tokens=128, num_steps=250, learning_rate=6e-3, final_learning_rate=6e-4}]"),
             *("--run.num_threads", "1", "--run.save_every", "1000"),
         ],
     )
