@@ -22,7 +22,6 @@ PAGE = 64
 _MIN_PRODUCT_ROWS = 4
 """Products of fewer rows take another kernel, with other rounding, than those with more rows: without this,
 a token that is prefilled would differ in the last bit from one that is decoded."""
-_NEVER = 1 << 40  # a position that no token reaches
 _MAX_HOLES = 0.25  # share of unused pages below the highest used one that is put up with
 
 
@@ -200,12 +199,12 @@ class KVCache:
         ]
 
     def _make_table(self) -> _Table:
-        """The table of all rows, sorted by page, with the unused pages in between."""
+        """The table of all rows, sorted by page; what comes of the unused pages in between goes to no row."""
         table = self._lay_out(self._rows)
         num_used = int(table.pages.max()) + 1
         owners = torch.zeros(num_used, dtype=torch.int64, device=self._device)
         parts = torch.full_like(owners, self.num_rows * table.blocks)
-        at = torch.full((num_used, PAGE), _NEVER, device=self._device)
+        at = torch.zeros(num_used, PAGE, dtype=torch.int64, device=self._device)
         owners[table.pages], parts[table.pages], at[table.pages] = table.owners, table.parts, table.at
         return _Table(table.pages, owners, parts, at, table.blocks, table.row_pages)
 

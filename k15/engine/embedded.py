@@ -302,7 +302,7 @@ class _Extension:
         return slots.advance(ids.cpu().numpy(), logprobs.cpu().numpy(), self._stamp)
 
     def _fit_width(self) -> None:
-        """Run fewer rows when fewer hold all that is left."""
+        """Run fewer rows when fewer hold all that is left; no work comes after that."""
         busy = self._slots.busy_rows
         width = self._shapes.width_for(len(busy))
         if width >= self._slots.num_rows:
@@ -313,7 +313,6 @@ class _Extension:
         )
         self._slots.select(kept)
         self._cache.select(kept)
-        self._prompts.clear()
 
     def count(self, **amounts: float) -> None:
         """Add to the counters of `stats`."""

@@ -56,9 +56,9 @@ class TokenSampler:
         if self._top_k or self._top_p < 1.0:
             probabilities = self._keep_top(probabilities)
         cumulative = probabilities.cumsum(-1)
-        total = cumulative[:, -1]
-        # u < 1, but u * total may round up to total: stay below, or the search would run past the end.
-        target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+        # u is at most 1 - 2^-53, so u * total is half a spacing or more below the total, and rounds to less than
+        # it: the search ends at a token with probability.
+        target = uniforms * cumulative[:, -1]
         ids = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
         return ids.clamp_(
             max=allowed.shape[-1] - 1

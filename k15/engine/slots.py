@@ -82,7 +82,7 @@ class Slots:
     Attributes:
         jobs: what each row holds; None for a free row.
         tokens: [rows] the token each row is fed next.
-        positions: [rows] its position in the sequence. A free row feeds its last prompt's last token.
+        positions: [rows] its position in the sequence. A free row writes where its prompt ended.
     """
 
     def __init__(self, num_slots: int, num_rows: int, sampling: SamplingParams, limits: Limits) -> None:
@@ -222,8 +222,8 @@ class Slots:
         assert job is not None
         self.jobs[row] = None
         self._is_busy[row] = False
-        # The free row feeds the prompt's last token again and again, so that the prompt stays readable for others.
-        self.tokens[row] = job.work.prompt_token_ids[-1]
+        # The free row goes on writing, at the prompt's last place. What lies before it stays readable for others,
+        # and the last token of a prompt is always read anew.
         self.positions[row] = len(job.work.prompt_token_ids) - 1
         return segment_of(
             job.work, self._ids[row, :count].tolist(), self._logprobs[row, :count].tolist(), stop, stamp

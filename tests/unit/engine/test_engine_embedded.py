@@ -127,15 +127,21 @@ def test_every_stop_reason_is_right(make_engine) -> None:
             assert any(s.token_ids[-3 * p :] == s.token_ids[-p:] * 3 for p in range(1, 5)), s.token_ids
 
 
-def test_repetition_is_seen_across_segments(make_engine, naive) -> None:
-    rule = RepetitionRule(max_period=16, min_repeats=3, min_tokens=40)
-    loop = tuple(range(10, 22)) * 4
-    sampling = dataclasses.replace(
-        SAMPLING, max_tokens=200, temperature=0.0, repetition=rule, segment_tokens=8
+def test_repetition_is_seen_across_segments(make_engine) -> None:
+    """All ids but one are banned, so the completion is one long loop: it ends at the first multiple of 8 past 20."""
+    rule = RepetitionRule(max_period=4, min_repeats=3, min_tokens=20)
+    banned = tuple(i for i in range(VOCAB) if i != 9)
+    sampling = SamplingParams(
+        seed=1, max_tokens=100, segment_tokens=7, banned_ids=banned, repetition=rule
     )
-    work = Work(0, 0, (5, 6), loop[:40])
-    (segment,) = make_engine().extend([work], sampling)
-    assert_same(segment, naive.extend(work, sampling))
+    engine = make_engine()
+    completion, stops = (), []
+    while not stops or stops[-1] is None:
+        (segment,) = engine.extend([Work(0, 0, (5, 6), completion)], sampling)
+        completion += segment.token_ids
+        stops.append(segment.stop)
+    assert completion == (9,) * 24
+    assert stops == [None, None, None, StopReason.REPEAT]
 
 
 def test_a_cut_trajectory_resumed_with_unchanged_weights_equals_the_uncut_one(make_engine) -> None:

@@ -84,6 +84,18 @@ def test_neighbours_slots_and_order_change_no_bit(name: str, data) -> None:
         assert segment == reference[key]
 
 
+def test_a_prompt_that_comes_back_is_read_from_a_slot_that_waited_unchanged() -> None:
+    """With 64 slots a free one waits until four are free; until then its prompt stays readable for others."""
+    work = make_work(12, 25, seed=8, longest_prompt=90)
+    random.Random(4).shuffle(work)
+    sampling = dataclasses.replace(SAMPLING, stop_ids=(0, 1, 3, 4, 5), repetition=None)
+    wide = engine_for("qwen3", 64)
+    found = by_key(wide.extend(work, sampling))
+    num_read = wide.stats.num_prefill_tokens
+    assert num_read < 0.3 * sum(len(w.prompt_token_ids) - 1 for w in work)
+    assert found == by_key(engine_for("qwen3", 3).extend(work, sampling))
+
+
 def test_the_fixed_shapes_alone_are_reproducible_too() -> None:
     """Where no other shape than the full one can be trusted, results are still the same, only slower."""
     work = pool_of_work(np.random.default_rng(1))
