@@ -40,7 +40,7 @@ class TrialFamily(Family):
 
     name = "trial"
     levels = (1, 2, 3)
-    style = DemonstrationStyle(give_up=0.3, slip=0.02, wordy=0.5)
+    style = DemonstrationStyle(give_up=0.3, slip=0.02, wordy=0.7)
 
     def specs(self, level: int) -> Sequence[Spec]:
         """(b, a, c) with b and a from 10 to 99; the first trial that hits belongs to the level."""

@@ -63,6 +63,11 @@ class LogprobModel:
             own = model(input_ids=token_ids, use_cache=False).logits.float()
             hidden = model.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
             ours = output_head(model)(hidden).float()
+        if not bool(own.isfinite().all()):
+            raise ModelError(
+                f"the weights of {type(model).__name__} must be finite; its logits are NaN or infinite. "
+                "Copy the checkpoint again, or take an earlier one."
+            )
         if not torch.allclose(own, ours, rtol=1e-3, atol=1e-3):
             raise ModelError(
                 f"the logits of {type(model).__name__} are not its output head applied to its last hidden state "

@@ -15,10 +15,10 @@ from k15.stages.launch import LaunchOptions, launch_rl, launch_sft
 
 QUIET = LaunchOptions(is_quiet=True)
 SMALL = [
-    "--prompts.tasks=[{family='trial', num_train=600, num_heldout=384}]",
+    "--prompts.tasks=[{family='trial', num_train=600, num_heldout=256}]",
     *("--rollout.prompts_in_flight", "24", "--engine.num_slots", "192"),
     *("--run.num_threads", "1", "--engine.num_workers", "1"),
-    *("--evaluation.every", "1000", "--evaluation.num_prompts", "384"),
+    *("--evaluation.every", "1000", "--evaluation.num_prompts", "256"),
     *("--sampling.strategy", "uniform", "--length_penalty.weight", "0", "--run.save_every", "1000"),
 ]
 
@@ -60,7 +60,14 @@ def learn(tmp_path_factory) -> Callable[..., Learned]:
         key = (model, seed, iterations, *flags)
         if key not in known:
             run = tmp_path_factory.mktemp("rl")
-            asked: Sequence[str] = ("--model", str(model), "--num_iterations", str(iterations), "--run.seed", str(seed))
+            asked: Sequence[str] = (
+                "--model",
+                str(model),
+                "--num_iterations",
+                str(iterations),
+                "--run.seed",
+                str(seed),
+            )
             config = load_config(RLConfig, recipe("laptop/rl.toml"), [*SMALL, *asked, *flags])
             assert launch_rl(config, run, QUIET)
             known[key] = Learned(run / "model", list(RunReader(run).metrics))

@@ -19,7 +19,7 @@ QUIET = LaunchOptions(is_quiet=True)
 SEEDS = (0, 1, 2)
 NUM_PROMPTS, NUM_WEAK = 40, 4
 STRONG, WEAK = 0.7, 0.06  # how often the demonstrations are right
-ITERATIONS = 16
+ITERATIONS = 40
 
 
 def question(index: int) -> str:
@@ -48,9 +48,19 @@ def taught(tmp_path_factory):
         SFTConfig,
         None,
         [
-            *("--data.path", str(folder / "demonstrations.jsonl"), "--batch_tokens", "2048", "--optimizer", "muon"),
+            *(
+                "--data.path",
+                str(folder / "demonstrations.jsonl"),
+                "--batch_tokens",
+                "2048",
+                "--optimizer",
+                "muon",
+            ),
             *("--model.tiny", "{num_layers=2, width=48, num_heads=2, mlp_width=96, max_positions=128}"),
-            *("--stages", "[{row_tokens=128, num_steps=250, learning_rate=6e-3, final_learning_rate=6e-4}]"),
+            *(
+                "--stages",
+                "[{row_tokens=128, num_steps=250, learning_rate=6e-3, final_learning_rate=6e-4}]",
+            ),
             *("--run.num_threads", "1", "--run.save_every", "1000"),
         ],
     )
@@ -79,10 +89,31 @@ def train(folder, seed: int, strategy: str, run) -> list[float]:
         None,
         [
             *("--model", str(folder / "sft" / "model"), "--prompts", str(folder / "prompts.jsonl")),
-            *("--prompts.num_heldout", "0", "--num_iterations", str(ITERATIONS), "--run.seed", str(seed)),
-            *("--rollout.max_tokens", "6", "--rollout.prompts_in_flight", "8", "--rollout.segment_tokens", "6"),
+            *(
+                "--prompts.num_heldout",
+                "0",
+                "--num_iterations",
+                str(ITERATIONS),
+                "--run.seed",
+                str(seed),
+            ),
+            *(
+                "--rollout.max_tokens",
+                "6",
+                "--rollout.prompts_in_flight",
+                "8",
+                "--rollout.segment_tokens",
+                "6",
+            ),
             *("--sampling.strategy", strategy, "--sampling.initial_success_rate", "0.5"),
-            *("--trainer.learning_rate", "2e-3", "--trainer.row_tokens", "64", "--engine.num_slots", "64"),
+            *(
+                "--trainer.learning_rate",
+                "3e-4",
+                "--trainer.row_tokens",
+                "64",
+                "--engine.num_slots",
+                "64",
+            ),
             *("--run.num_threads", "1", "--run.save_every", "1000"),
         ],
     )

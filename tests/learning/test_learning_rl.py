@@ -5,8 +5,9 @@ from statistics import mean
 import pytest
 
 SEEDS = (0, 1, 2)
-ITERATIONS = 14
-MORE = 12
+ITERATIONS = 9
+MORE = 8
+FULL_ITERATIONS = 5  # full rollouts sample about as many tokens in these as partial ones in all
 FULL = ("--rollout.segment_tokens", "256")
 REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
 PENALTY = ("--length_penalty.weight", "1.0", "--length_penalty.start_iteration", "0")
@@ -40,17 +41,26 @@ def test_the_length_penalty_cuts_a_fifth_of_the_tokens_for_at_most_two_points(ou
 def test_negative_gradients_beat_rest_at_equal_samples(ours, warm, learn):
     """Fig. 10: ReST imitates the best sampled completion and never pushes a wrong one down."""
     rest = [learn(warm, seed, ITERATIONS, *REST) for seed in SEEDS]
-    assert {run.total("rollout/num_segments") for run in ours} and all(run.last["iteration"] == ITERATIONS for run in rest)
-    assert all(one > other for one, other in zip(accuracies(ours), accuracies(rest), strict=True))
+    for one, other in zip(ours, rest, strict=True):
+        assert one.total("rollout/num_segments") == pytest.approx(
+            other.total("rollout/num_segments"), rel=0.05
+        )
+        assert one.last["eval/accuracy"] > other.last["eval/accuracy"]
     assert mean(accuracies(ours)) >= mean(accuracies(rest)) + 0.05
 
 
 def test_partial_rollouts_learn_as_well_with_a_shorter_makespan(ours, warm, learn):
-    """Row 63: equal tokens, accuracy within noise; an iteration no longer waits for the longest thought."""
-    full = [learn(warm, seed, ITERATIONS, *FULL) for seed in SEEDS]
-    assert mean(accuracies(ours)) >= mean(accuracies(full)) - 0.06
+    """Row 63: equal tokens, accuracy at least within noise; no iteration waits for the longest thought."""
+    full = [learn(warm, seed, FULL_ITERATIONS, *FULL) for seed in SEEDS]
+    assert mean(accuracies(ours)) >= mean(accuracies(full)) - 0.04
     for partial, whole in zip(ours, full, strict=True):
-        longest_wait = max(line["rollout/slot_steps"] for line in whole.metrics if "rollout/slot_steps" in line)
-        assert max(line["rollout/slot_steps"] for line in partial.metrics if "rollout/slot_steps" in line) < 0.7 * longest_wait
-        efficiency = [run.total("rollout/num_tokens") / run.total("rollout/slot_steps") for run in (partial, whole)]
-        assert efficiency[0] > 1.1 * efficiency[1]
+        assert partial.total("rollout/num_tokens") == pytest.approx(
+            whole.total("rollout/num_tokens"), rel=0.2
+        )
+        assert longest_phase(partial) < 0.5 * longest_phase(whole)
+        assert partial.total("rollout/slot_steps") < 0.9 * whole.total("rollout/slot_steps")
+
+
+def longest_phase(run) -> float:
+    """Decode steps of the longest rollout phase: its makespan, without the noise of a clock."""
+    return max(line.get("rollout/slot_steps", 0) for line in run.metrics)

@@ -254,3 +254,11 @@ def test_our_fault_is_left_out_and_the_gap_sees_fresh_tokens_only():
     minibatch = pack_minibatch(examples, row_tokens=16, microbatch_tokens=16)
     gap = engine_gap([minibatch], [(torch.tensor([-9.0, -9.0, -1.25, -1.0]),)])
     assert gap.tolist() == pytest.approx([0.25, 0.0])
+
+
+def test_a_model_with_nan_in_its_weights_is_refused():
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match="must be finite"):
+        LogprobModel.build(model)
