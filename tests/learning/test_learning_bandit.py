@@ -39,7 +39,7 @@ def taught(tmp_path_factory):
     for index in range(NUM_PROMPTS):
         chance = WEAK if index >= NUM_PROMPTS - NUM_WEAK else STRONG
         for _ in range(50):
-            digit = answer(index) if rng.random() < chance else str(rng.choice([d for d in range(10)]))
+            digit = answer(index) if rng.random() < chance else str(rng.randrange(10))
             rows.append({"prompt": question(index), "completion": f"#### {digit}"})
     (folder / "demonstrations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     prompts = [{"id": str(i), "question": question(i), "answer": answer(i)} for i in range(NUM_PROMPTS)]

@@ -6,7 +6,7 @@ import pytest
 
 SEEDS = (0, 1, 2)
 ITERATIONS = 9
-MORE = 8
+MORE = 12
 FULL_ITERATIONS = 5  # full rollouts sample about as many tokens in these as partial ones in all
 FULL = ("--rollout.segment_tokens", "256")
 REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
