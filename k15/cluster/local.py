@@ -27,7 +27,9 @@ class LocalCluster:
         num_threads: CPU threads of the training phase; 0 leaves torch's choice. The engine brings its own.
     """
 
-    def __init__(self, policy: Policy, engine: Engine, trainer: Trainer, *, num_threads: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, engine: Engine, trainer: Trainer, *, num_threads: int = 0
+    ) -> None:
         self.policy = policy
         self._engine = engine
         self._trainer = trainer

@@ -35,8 +35,8 @@ switch_iteration = 3
 [rollout]
 group_size = 2
 prompts_in_flight = 7
-segment_tokens = 16
-max_tokens = 48
+segment_tokens = 36
+max_tokens = 80
 [length_penalty]
 weight = 0.5
 [engine]
@@ -73,6 +73,7 @@ def outcome(run: Path) -> dict[str, object]:
         "rollout/num_tokens",
         "rollout/prefill_tokens",
         "rollout/occupancy",
+        "rollout/slot_steps",
     )  # recovered segments cost nothing
     rollouts = {path.name: path.read_text() for path in sorted((run / "rollouts").iterdir())}
     return {

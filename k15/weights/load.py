@@ -17,7 +17,9 @@ def load_tensors(model: nn.Module, directory: Path) -> None:
     Raises:
         ModelError: a tensor is missing, unknown, or has another shape.
     """
-    tensors = {k: v for path in sorted(directory.glob("*.safetensors")) for k, v in load_file(path).items()}
+    tensors = {
+        k: v for path in sorted(directory.glob("*.safetensors")) for k, v in load_file(path).items()
+    }
     own = named_weights(model)
     wrong = sorted(own.keys() ^ tensors.keys()) + [
         name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape

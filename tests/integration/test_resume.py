@@ -124,7 +124,8 @@ def test_segments_of_a_killed_rollout_phase_are_not_sampled_again(lives, base, u
 
 def test_a_kill_with_fifty_unfinished_trajectories_loses_none(lives, base, tmp_path):
     """REL-13: lengths and versions of all that is trained are the unbroken run's."""
-    many = ["--rollout.prompts_in_flight", "16", "--rollout.group_size", "4", "--num_iterations", "3"]
+    many = ["--rollout.prompts_in_flight", "16", "--rollout.group_size", "4", "--num_iterations", "5"]
+    many += ["--rollout.segment_tokens", "16"]
     points = tmp_path / "points"
     assert lives.run(rl(base, tmp_path / "unbroken", *many), count_file=str(points)) == 0
     metrics = [
@@ -209,7 +210,7 @@ def test_stopping_in_every_iteration_gives_the_same_run(lives, base, unbroken, t
         codes.append(lives.run(rl(base, run), crash=point, signal_name="SIGTERM", log=log))
         assert codes[-1] in (0, 75), Path(log).read_text()
         assert len(codes) < 40
-    assert len(codes) > NUM_ITERATIONS
+    assert codes.count(75) >= NUM_ITERATIONS - 1
     assert outcome(run) == outcome(base / "unbroken")
 
 

@@ -40,7 +40,9 @@ def examples(count=9, seed=0):
     for group in range(count):
         prompt_length, length = (int(torch.randint(1, 12, (1,), generator=rng)) for _ in range(2))
         tokens = torch.randint(1, 64, (prompt_length + length,), generator=rng).tolist()
-        result.append(example(tokens[:prompt_length], tokens[prompt_length:], group=group, advantage=group / 10))
+        result.append(
+            example(tokens[:prompt_length], tokens[prompt_length:], group=group, advantage=group / 10)
+        )
     return result
 
 
@@ -64,7 +66,9 @@ def packed_logprobs(model, minibatch: Minibatch) -> dict[float, list[float]]:
     return found
 
 
-@pytest.mark.parametrize(("row_tokens", "microbatch_tokens"), [(64, 1000), (24, 48), (1, 1), (512, 8192)])
+@pytest.mark.parametrize(
+    ("row_tokens", "microbatch_tokens"), [(64, 1000), (24, 48), (1, 1), (512, 8192)]
+)
 def test_packed_rows_give_each_sequence_what_it_gets_alone(model, row_tokens, microbatch_tokens):
     data = examples()
     minibatch = pack_minibatch(data, row_tokens=row_tokens, microbatch_tokens=microbatch_tokens)
@@ -82,16 +86,24 @@ def test_packed_loss_is_the_sum_of_unpacked_losses(model):
     for batch in packed.microbatches:
         with torch.no_grad():
             matrix, mask = batch.scatter(LogprobModel(model)(batch).logprobs)
-        total += float(likelihood_loss(matrix, matrix, mask, batch.advantages, normalizer=normalizer).loss)
-    alone = sum(-sum(plain_logprobs(model, one)) for one in data) / sum(len(e.completion_ids) for e in data)
+        total += float(
+            likelihood_loss(matrix, matrix, mask, batch.advantages, normalizer=normalizer).loss
+        )
+    alone = sum(-sum(plain_logprobs(model, one)) for one in data) / sum(
+        len(e.completion_ids) for e in data
+    )
     assert len(packed.microbatches) > 1
     assert total == pytest.approx(alone, abs=1e-5)
 
 
 def test_a_neighbour_in_the_row_changes_nothing(model):
     first = example([1, 2, 3], [4, 5, 6], advantage=0.1)
-    one = packed_logprobs(model, pack_minibatch([first, example([9], [8, 7], advantage=0.2)], row_tokens=32, microbatch_tokens=99))
-    other = packed_logprobs(model, pack_minibatch([first, example([30], [31, 33], advantage=0.2)], row_tokens=32, microbatch_tokens=99))
+
+    def beside(neighbour):
+        pair = [first, example(*neighbour, advantage=0.2)]
+        return packed_logprobs(model, pack_minibatch(pair, row_tokens=32, microbatch_tokens=99))
+
+    one, other = beside(([9], [8, 7])), beside(([30], [31, 33]))
     assert one[0.1] == other[0.1]
     assert one[0.2] != other[0.2]
 
@@ -100,7 +112,9 @@ def test_masked_tokens_carry_no_loss_and_keep_their_context(model):
     whole = example([1, 2], [3, 4, 5, 6], advantage=0.5)
     newest_only = example([1, 2], [3, 4, 5, 6], [False, False, True, True], advantage=0.5)
     all_tokens = packed_logprobs(model, pack_minibatch([whole], row_tokens=8, microbatch_tokens=8))[0.5]
-    masked = packed_logprobs(model, pack_minibatch([newest_only], row_tokens=8, microbatch_tokens=8))[0.5]
+    masked = packed_logprobs(model, pack_minibatch([newest_only], row_tokens=8, microbatch_tokens=8))[
+        0.5
+    ]
     assert masked == pytest.approx(all_tokens[2:], abs=1e-6)
 
 

@@ -38,7 +38,9 @@ def batch(count=8, seed=1, **sizes):
         tokens = torch.randint(1, 48, (5 + index,), generator=rng).tolist()
         advantage = float(torch.randn((), generator=rng))
         examples.append(
-            Example(tuple(tokens[:3]), tuple(tokens[3:]), (True,) * (2 + index), advantage, group=index // 4)
+            Example(
+                tuple(tokens[:3]), tuple(tokens[3:]), (True,) * (2 + index), advantage, group=index // 4
+            )
         )
     return pack_minibatch(examples, **({"row_tokens": 32, "microbatch_tokens": 4096} | sizes))
 
@@ -229,13 +231,21 @@ def trajectory(*segments):
         parts.append(Segment(0, 0, start, ids, (-1.0,) * count, version, "f", None))
         start += count
     last = parts[-1]
-    parts[-1] = Segment(0, 0, last.start, last.token_ids, last.logprobs, last.policy_version, "f", StopReason.END)
+    parts[-1] = Segment(
+        0, 0, last.start, last.token_ids, last.logprobs, last.policy_version, "f", StopReason.END
+    )
     return Trajectory(0, 0, tuple(parts))
 
 
 @pytest.mark.parametrize(
     ("max_staleness", "expected"),
-    [(0, [0, 0, 0, 0, 0, 1]), (1, [0, 0, 0, 1, 1, 1]), (2, [0, 0, 0, 1, 1, 1]), (3, [1] * 6), (None, [1] * 6)],
+    [
+        (0, [0, 0, 0, 0, 0, 1]),
+        (1, [0, 0, 0, 1, 1, 1]),
+        (2, [0, 0, 0, 1, 1, 1]),
+        (3, [1] * 6),
+        (None, [1] * 6),
+    ],
 )
 def test_stale_segments_carry_no_loss(max_staleness, expected):
     chain = trajectory((4, 3), (6, 2), (7, 1))
@@ -248,7 +258,11 @@ def test_our_fault_is_left_out_and_the_gap_sees_fresh_tokens_only():
     prompt = Prompt("p", "q", "a", "math", "f", token_ids=(1, 2))
     group = Group(3, prompt, 0, (trajectory((6, 2), (7, 2)), trajectory((7, 3))))
     examples = examples_of(
-        [group], torch.tensor([[0.5, -0.5]]), torch.tensor([[True, False]]), iteration=7, max_staleness=None
+        [group],
+        torch.tensor([[0.5, -0.5]]),
+        torch.tensor([[True, False]]),
+        iteration=7,
+        max_staleness=None,
     )
     assert [e.advantage for e in examples] == [0.5]
     minibatch = pack_minibatch(examples, row_tokens=16, microbatch_tokens=16)
