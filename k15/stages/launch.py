@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,16 +58,13 @@ def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> boo
     watch.line(_describe(config, policy, prompts))
     if options.dry_run:
         return True
-    run = Run.open(
-        run_folder,
+    run = _open_run(
         config,
-        command=shlex.join(options.command),
+        run_folder,
+        options,
+        watch,
         total=config.num_iterations,
-        data_fingerprints={"prompts": prompts.fingerprint},
-        fresh=options.fresh,
-        allow_drift=options.allow_drift,
-        keep=config.run.keep_checkpoints,
-        notify=watch.line,
+        data={"prompts": prompts.fingerprint},
     )
     with run, run.catch_signals():
         if run.is_complete:
@@ -107,16 +105,8 @@ def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> b
             )
     if options.dry_run:
         return True
-    run = Run.open(
-        run_folder,
-        config,
-        command=shlex.join(options.command),
-        total=plan.num_steps,
-        data_fingerprints={"examples": data.fingerprint},
-        fresh=options.fresh,
-        allow_drift=options.allow_drift,
-        keep=config.run.keep_checkpoints,
-        notify=watch.line,
+    run = _open_run(
+        config, run_folder, options, watch, total=plan.num_steps, data={"examples": data.fingerprint}
     )
     with run, run.catch_signals():
         if run.is_complete:
@@ -129,6 +119,28 @@ def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> b
         is_complete = run.finish(done=done)
     _tell_end(watch, run_folder, is_complete, done == plan.num_steps, options)
     return is_complete
+
+
+def _open_run(
+    config: RLConfig | SFTConfig,
+    run_folder: Path,
+    options: LaunchOptions,
+    watch: Watch,
+    *,
+    total: int,
+    data: Mapping[str, str],
+) -> Run:
+    return Run.open(
+        run_folder,
+        config,
+        command=shlex.join(options.command),
+        total=total,
+        data_fingerprints=data,
+        fresh=options.fresh,
+        allow_drift=options.allow_drift,
+        keep=config.run.keep_checkpoints,
+        notify=watch.line,
+    )
 
 
 def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
