@@ -54,7 +54,9 @@ def test_the_unbroken_run_does_something_in_every_iteration(base, unbroken):
         len(set(outcome(base / "unbroken")["fingerprints"])) >= NUM_ITERATIONS - 1
     )  # one may finish no group
     rows = [
-        json.loads(line) for path in (base / "unbroken" / "rollouts").iterdir() for line in path.open()
+        json.loads(line)
+        for path in (base / "unbroken" / "rollouts").iterdir()
+        for line in path.read_text().splitlines()
     ]
     assert max(len(row["segments"]) for row in rows) > 2
     assert "end" in {row["stop"] for row in rows}
