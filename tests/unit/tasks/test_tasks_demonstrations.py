@@ -22,7 +22,7 @@ RATES = {
     "trial": {
         PLANNING: (1, 1),
         EVALUATION: (0.6, 0.9),
-        REFLECTION: (0.4, 0.6),
+        REFLECTION: (0.6, 0.8),
         EXPLORATION: (0.45, 0.8),
     },
     "collatz": {PLANNING: (1, 1), EVALUATION: (0.8, 1), REFLECTION: (0.2, 0.4), EXPLORATION: (0.2, 0.4)},
