@@ -8,7 +8,7 @@ next iteration, also after a crash: between two checkpoints every segment stands
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -245,8 +245,3 @@ def _segment_from_json(data: dict) -> Segment:
             "stop": stop,
         }
     )
-
-
-def lengths_of(groups: Sequence[Group]) -> list[list[int]]:
-    """Tokens of each completion, [groups][k]."""
-    return [[t.length for t in group.trajectories] for group in groups]
