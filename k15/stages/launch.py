@@ -12,15 +12,13 @@ import torch
 from k15.cluster.local import LocalCluster
 from k15.config.rl import RLConfig
 from k15.config.sft import SFTConfig
-from k15.engine.base import Engine
-from k15.engine.embedded import EmbeddedEngine
-from k15.engine.pool import EnginePool
 from k15.errors import ConfigError, RunFolderError
 from k15.models.load import Policy, load_policy
 from k15.prompts.load import PromptSet, load_prompts
 from k15.record.durable import as_disk_error
 from k15.record.run import Run
 from k15.rewards.grader import Grader
+from k15.stages.engines import make_engine
 from k15.stages.rl import evaluate_at_end, train_rl
 from k15.stages.sft import load_examples, make_or_load_policy, plan_steps, train_sft
 from k15.stages.watch import Watch
@@ -156,7 +154,7 @@ def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
     torch.manual_seed(config.run.seed)
     return LocalCluster(
         policy,
-        _engine(config, policy),
+        make_engine(config.engine, policy),
         Trainer(
             policy.model,
             settings,
@@ -165,21 +163,6 @@ def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
             max_nonfinite_steps=trainer.max_nonfinite_steps,
         ),
         num_threads=config.run.num_threads,
-    )
-
-
-def _engine(config: RLConfig, policy: Policy) -> Engine:
-    settings = config.engine
-    if settings.num_workers == 1:
-        return EmbeddedEngine(
-            policy.model, num_slots=settings.num_slots, num_threads=settings.num_threads
-        )
-    return EnginePool(
-        policy.model,
-        num_workers=settings.num_workers,
-        num_slots=settings.num_slots,
-        num_threads=settings.num_threads,
-        max_restarts=settings.max_restarts,
     )
 
 
