@@ -59,10 +59,11 @@ def kl_estimate(
 
 
 @torch.no_grad()
-def token_entropy(logits: Float[Tensor, "*positions vocabulary"]) -> Float[Tensor, "*positions"]:
-    """Entropy of the next token in nats, at each position. A banned token (logit -inf) adds nothing."""
-    probabilities = logits.float().softmax(dim=-1)
-    return torch.special.entr(probabilities).sum(dim=-1)
+def token_entropy(
+    logprobs: Float[Tensor, "*positions vocabulary"],
+) -> Float[Tensor, "*positions"]:
+    """Entropy of the next token in nats, at each position. A banned token (log-probability -inf) adds nothing."""
+    return torch.special.entr(logprobs.exp()).sum(dim=-1)
 
 
 @torch.no_grad()

@@ -281,18 +281,18 @@ class Run:
                 self._tell("stop_requested", f"stopped on request ({name})", signal=name)
 
     def finish(self, *, done: int) -> bool:
-        """Note that the loop ended in order after `done` iterations; returns `is_complete`."""
+        """Note that the loop ended in order after `done` iterations (or steps); returns `is_complete`."""
         total = self._manifest["total"]
         try:
             self._update_manifest(done=done)
         except OSError as error:
             self._report_failed_record(done, "the end of the run", error)
         if self.is_complete:
-            self._tell("finished", f"all {total} iterations are done", iteration=done, done=done)
+            self._tell("finished", f"finished: {done} of {total}", iteration=done, done=done)
         elif done >= total:
             self._tell(
                 "finished",
-                f"all {total} iterations are done, but the last state is not saved: run again",
+                f"finished: {done} of {total}, but the last state is not saved: run again",
                 done=done,
             )
         return self.is_complete

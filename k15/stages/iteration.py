@@ -106,7 +106,7 @@ class IterationLog:
         """After the training phase: every completion becomes a row.
 
         The step metrics are means over the iteration's optimizer steps, but force ratio and Delta,
-        which are the last step's: they start at zero in the first.
+        which are the last step's, like the share of effective samples: all start in the first step.
         """
         self.rows = list(rollout_rows(self.iteration, outcomes.by_group(examples), decode))
         self.metrics |= {
@@ -124,6 +124,7 @@ class IterationLog:
                 "update/kl": mean([u.kl for u in updates]),
                 "update/entropy": mean([u.entropy for u in updates]),
                 "update/delta_rms": updates[-1].delta_rms,
+                "update/effective_sample_share": updates[-1].effective_sample_share,
             }
             if (ratio := updates[-1].force_ratio) is not None:
                 self.metrics["update/force_ratio"] = ratio

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from k15.algo.diagnostics import token_entropy
 from k15.errors import ModelError
 from k15.train.packing import Microbatch
 
@@ -96,6 +97,4 @@ class LogprobModel:
     def _score(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
         log_p = torch.log_softmax(precise / self.temperature, dim=-1)
-        with torch.no_grad():
-            entropy = -(log_p.exp() * log_p).sum(dim=-1)
-        return log_p.gather(1, targets.unsqueeze(1)).squeeze(1), entropy
+        return log_p.gather(1, targets.unsqueeze(1)).squeeze(1), token_entropy(log_p)

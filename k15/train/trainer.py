@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from k15.algo.diagnostics import KLEstimate, force_ratio, kl_estimate
+from k15.algo.diagnostics import KLEstimate, effective_sample_share, force_ratio, kl_estimate
 from k15.algo.policy import Loss, Normalizer
 from k15.crashpoints import crashpoint
 from k15.errors import NonFiniteError
@@ -45,6 +45,8 @@ class StepResult:
         delta_rms: root mean square of Delta, the log-ratio of a whole completion, before the step.
         force_ratio: median tau |Delta| / median |A| where A is not 0; 0 in an iteration's first step; None
             if all A are 0.
+        effective_sample_share: how many of the completions, sampled by older weights, still speak for the
+            present ones: 1 in an iteration's first step.
         kl: KL(pi_theta_i || pi_theta) per token before the step, in nats, by the k3 estimator.
         entropy: mean entropy of the next-token distribution at the loss tokens, in nats.
     """
@@ -56,6 +58,7 @@ class StepResult:
     num_tokens: int
     delta_rms: float
     force_ratio: float | None
+    effective_sample_share: float
     kl: float
     entropy: float
 
@@ -208,6 +211,7 @@ class _Tally:
             num_tokens=minibatch.num_tokens,
             delta_rms=float(delta.square().mean().sqrt()),
             force_ratio=force_ratio(delta, advantages, tau),
+            effective_sample_share=effective_sample_share(delta),
             kl=self.kl.k3,
             entropy=self.entropy_sum / minibatch.num_tokens,
         )

@@ -54,7 +54,7 @@ def test_entropy_in_nats() -> None:
         [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -math.inf, -math.inf], [500.0, 0.0, 0.0, 0.0]]
     )
     expected = torch.tensor([math.log(4), math.log(2), 0.0])
-    torch.testing.assert_close(token_entropy(logits), expected)
+    torch.testing.assert_close(token_entropy(logits.log_softmax(-1)), expected)
 
 
 def test_force_ratio_compares_medians_over_completions_with_an_advantage() -> None:
