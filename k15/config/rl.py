@@ -113,6 +113,18 @@ class LengthPenaltyConfig(StrictModel):
         return self.weight if iteration >= self.start_iteration else 0.0
 
 
+class ToggleConfig(StrictModel):
+    """Toggle, Kimi K2.5's cure for overfitting to lengths (arXiv 2602.02276): a budget in every other phase."""
+
+    every: Annotated[int, Field(ge=0)] = 0
+    """Iterations of a phase. In the first, third, ... one a right answer of a mastered prompt that took more
+    tokens than the prompt's budget earns nothing; in the others it does. 0 = no Toggle."""
+    threshold: Share = 0.5
+    """A prompt is mastered, so that its budget counts, from this group accuracy on."""
+    quantile: Share = 0.5
+    """The budget: this quantile of the right completions' tokens in the first group that has one."""
+
+
 class RewardsConfig(StrictModel):
     """Grading."""
 
@@ -171,6 +183,7 @@ class RLConfig(StrictModel):
     engine: EngineConfig = EngineConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     length_penalty: LengthPenaltyConfig = LengthPenaltyConfig()
+    toggle: ToggleConfig = ToggleConfig()
     rewards: RewardsConfig = RewardsConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

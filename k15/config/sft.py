@@ -64,11 +64,9 @@ class SFTRunSettings(RunSettings):
     """Steps between checkpoints."""
 
 
-class SFTConfig(StrictModel):
-    """`k15 sft`: loss on completions only, packed rows without cross-talk."""
+class SFTSchedule(StrictModel):
+    """The optimizer steps of supervised fine-tuning, whatever the model and the data."""
 
-    model: ModelConfig = ModelConfig()
-    data: SFTDataConfig
     stages: tuple[SFTStageConfig, ...] = (SFTStageConfig(),)
     """The schedule, one `[[stages]]` table each; a stage goes on from the weights of the one before."""
     batch_tokens: PositiveInt = 8192
@@ -83,4 +81,11 @@ class SFTConfig(StrictModel):
     """Largest gradient norm."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """"muon" uses Muon for the matrices inside the layers and AdamW for the rest."""
+
+
+class SFTConfig(SFTSchedule):
+    """`k15 sft`: loss on completions only, packed rows without cross-talk."""
+
+    model: ModelConfig = ModelConfig()
+    data: SFTDataConfig
     run: SFTRunSettings = SFTRunSettings()

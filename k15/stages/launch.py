@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from k15.record.run import Run
 from k15.rewards.grader import Grader
 from k15.stages.engines import make_engine
 from k15.stages.rl import evaluate_at_end, train_rl
-from k15.stages.sft import load_examples, make_or_load_policy, plan_steps, train_sft
+from k15.stages.sft import Examples, Plan, load_examples, make_or_load_policy, plan_steps, train_sft
 from k15.stages.watch import Watch
 from k15.train.trainer import OptimizerSettings, Trainer
 from k15.weights.save import save_policy
@@ -85,10 +85,16 @@ def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> boo
     return is_complete
 
 
-def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> bool:
-    """Run supervised fine-tuning in a run folder, new or resumed; whether all planned steps are done."""
+def launch_sft(
+    config: SFTConfig, run_folder: Path, options: LaunchOptions, *, data: Examples | None = None
+) -> bool:
+    """Run supervised fine-tuning in a run folder, new or resumed; whether all planned steps are done.
+
+    Args:
+        data: what to train on; None loads what the config names.
+    """
     policy = make_or_load_policy(config)
-    data = load_examples(config, policy)
+    data = load_examples(config, policy) if data is None else data
     plan = plan_steps(config, data.examples)
     watch = Watch("steps", plan.num_steps, quiet=options.is_quiet)
     num_parameters = sum(p.numel() for p in policy.model.parameters())
@@ -103,15 +109,44 @@ def launch_sft(config: SFTConfig, run_folder: Path, options: LaunchOptions) -> b
             )
     if options.dry_run:
         return True
+    return run_steps(
+        config,
+        policy,
+        plan,
+        run_folder,
+        options,
+        watch,
+        fingerprint=data.fingerprint,
+        train=lambda run: train_sft(config, policy, data.examples, plan, run, watch),
+    )
+
+
+def run_steps(
+    config: SFTConfig,
+    policy: Policy,
+    plan: Plan,
+    run_folder: Path,
+    options: LaunchOptions,
+    watch: Watch,
+    *,
+    fingerprint: str,
+    train: Callable[[Run], int],
+) -> bool:
+    """Open the run folder, `train` through the plan, save the model; whether all planned steps are done.
+
+    Args:
+        fingerprint: digest of the examples.
+        train: takes the steps that are left; the number of steps done comes back.
+    """
     run = _open_run(
-        config, run_folder, options, watch, total=plan.num_steps, data={"examples": data.fingerprint}
+        config, run_folder, options, watch, total=plan.num_steps, data={"examples": fingerprint}
     )
     with run, run.catch_signals():
         if run.is_complete:
             watch.line(f"{run_folder} is complete: all {plan.num_steps} steps are done. Nothing to do.")
             return True
         with watch.showing():
-            done = train_sft(config, policy, data.examples, plan, run, watch)
+            done = train(run)
             if done == plan.num_steps:
                 _save_model(policy, run_folder)
         is_complete = run.finish(done=done)

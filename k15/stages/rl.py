@@ -22,6 +22,7 @@ from k15.rewards.grader import Grader
 from k15.rollout.buffer import RolloutBuffer
 from k15.stages.iteration import IterationLog, Outcomes, describe
 from k15.stages.scores import Scores
+from k15.stages.toggle import Toggle
 from k15.stages.watch import Watch
 from k15.train.batch import engine_gap, examples_of, pack
 from k15.types import RepetitionRule, SamplingParams, Weights
@@ -39,7 +40,8 @@ def train_rl(
     buffer = RolloutBuffer(config.rollout.group_size, run.path / "journal", config.run.fsync_seconds)
     sampling = sampling_params(config, cluster.policy)
     advantage_of, policy_loss = make_advantage(config.algorithm), make_loss(config.algorithm)
-    state = {"policy": cluster, "sampler": sampler, "buffer": buffer}
+    toggle = Toggle(config.toggle)
+    state = {"policy": cluster, "sampler": sampler, "buffer": buffer, **toggle.state}
     done = resume(run, state, buffer, watch)
     weights = cluster.publish_weights(done)
 
@@ -78,7 +80,8 @@ def train_rl(
         length_weight = config.length_penalty.weight_at(iteration)  # zero, then constant (2.3.3)
         length_rewards = length_reward(scores.lengths, scores.correct, scores.valid)
         repetition = config.rollout.repetition.penalty * scores.repeated
-        rewards = scores.correct + length_weight * length_rewards - repetition
+        earned = toggle.rewards(groups, scores, iteration)  # scores.correct without Toggle
+        rewards = earned + length_weight * length_rewards - repetition
         advantages = advantage_of(  # r - r_bar, Eq. 3
             rewards, scores.valid, lengths=scores.lengths, correct=scores.correct
         )

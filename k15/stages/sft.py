@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from k15.algo.derive import derived_seed
 from k15.algo.likelihood import likelihood_loss
+from k15.algo.policy import Loss
 from k15.config.sft import SFTConfig, SFTStageConfig
 from k15.errors import ConfigError, DataError
 from k15.models.load import Policy, load_policy, make_policy
@@ -26,7 +27,7 @@ from k15.prompts.render import render_prompt
 from k15.record.run import Run
 from k15.stages.watch import Watch
 from k15.train.packing import Example, Minibatch, pack_minibatch
-from k15.train.trainer import OptimizerSettings, Trainer
+from k15.train.trainer import OptimizerSettings, Reference, Trainer
 from k15.weights.load import load_tensors
 from k15.weights.save import save_policy
 
@@ -138,7 +139,7 @@ def _example(demonstration: Demonstration, policy: Policy, longest: int) -> Exam
     return example
 
 
-def plan_steps(config: SFTConfig, examples: Sequence[Example]) -> Plan:
+def plan_steps(config: SFTConfig, examples: Sequence[Sized]) -> Plan:
     """What every optimizer step sees: examples shuffled anew in every pass, dealt by tokens.
 
     The shuffle is derived from the seed, so that a resumed run sees what the unbroken one would have.
@@ -170,7 +171,7 @@ def plan_steps(config: SFTConfig, examples: Sequence[Example]) -> Plan:
 
 
 def _deal(
-    examples: Sequence[Example], chosen: Sequence[int], batch_tokens: int, generator: torch.Generator
+    examples: Sequence[Sized], chosen: Sequence[int], batch_tokens: int, generator: torch.Generator
 ) -> list[tuple[int, ...]]:
     """Batches of about `batch_tokens` tokens: one pass over the chosen examples in random order."""
     order = [chosen[i] for i in torch.randperm(len(chosen), generator=generator).tolist()]
@@ -184,9 +185,33 @@ def _deal(
 def train_sft(
     config: SFTConfig, policy: Policy, examples: Sequence[Example], plan: Plan, run: Run, watch: Watch
 ) -> int:
-    """Minimise the negative log-likelihood of the completions; the number of steps done comes back.
+    """Minimise the negative log-likelihood of the completions; the number of steps done comes back."""
+
+    def batch_of(step: int) -> tuple[Minibatch, Reference]:
+        minibatch = _pack(config, plan, examples, step)
+        nothing = [torch.zeros(m.num_loss_tokens) for m in minibatch.microbatches]
+        return minibatch, tuple(zeros.to(policy.model.device) for zeros in nothing)
+
+    return train_planned(config, policy, plan, run, watch, batch_of=batch_of, loss=likelihood_loss)
+
+
+def train_planned(
+    config: SFTConfig,
+    policy: Policy,
+    plan: Plan,
+    run: Run,
+    watch: Watch,
+    *,
+    batch_of: Callable[[int], tuple[Minibatch, Reference]],
+    loss: Loss,
+) -> int:
+    """Take the steps of a plan; the number of steps done comes back.
 
     A stopped or killed run goes on with the step after its last checkpoint and ends with the same weights.
+
+    Args:
+        batch_of: what a step sees, and the reference of its loss tokens.
+        loss: what is minimised.
     """
     if config.run.num_threads:
         torch.set_num_threads(config.run.num_threads)
@@ -206,12 +231,9 @@ def train_sft(
         if step % config.run.save_every == 0:
             run.save(step, state)
         started = time.monotonic()
-        minibatch = _pack(config, plan, examples, step)
-        no_reference = tuple(
-            torch.zeros(m.num_loss_tokens, device=policy.model.device) for m in minibatch.microbatches
-        )
+        minibatch, reference = batch_of(step)
         rate = plan.learning_rate(step)
-        result = trainer.step(minibatch, no_reference, likelihood_loss, learning_rate=rate)
+        result = trainer.step(minibatch, reference, loss, learning_rate=rate)
         done = step + 1
         metrics = {
             "step": step,
