@@ -6,7 +6,7 @@ Nothing here carries a gradient.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -63,7 +63,8 @@ def token_entropy(
     logprobs: Float[Tensor, "*positions vocabulary"],
 ) -> Float[Tensor, "*positions"]:
     """Entropy of the next token in nats, at each position. A banned token (log-probability -inf) adds nothing."""
-    return torch.special.entr(logprobs.exp()).sum(dim=-1)
+    finite = logprobs.clamp(min=torch.finfo(logprobs.dtype).min)  # 0 * -inf would be NaN
+    return -(logprobs.exp() * finite).sum(dim=-1)
 
 
 @torch.no_grad()
@@ -110,3 +111,36 @@ def zero_advantage_share(
     """Share of valid completions with A = 0: they feel the regulariser alone; 0 without valid ones."""
     num_valid = int(valid.sum())
     return int((valid & (advantages == 0)).sum()) / num_valid if num_valid else 0.0
+
+
+@torch.no_grad()
+def synchronous_length(
+    starts: Int[Tensor, "segments"], ends: Int[Tensor, "segments"], finished: Bool[Tensor, "segments"]
+) -> float:
+    """Mean length that completions of one policy have if all of them are sampled to their end.
+
+    Partial rollouts finish short completions first, so that what is trained on in an iteration has other
+    lengths than what a synchronous rollout of the same policy would give. One iteration's segments
+    still tell the latter: of all that sampled a token at position t, the share d_t / n_t that
+    stopped there is the policy's chance to stop at t, whoever wrote the tokens before. The product of
+    1 - d_t / n_t is the share that goes on (Kaplan and Meier's estimator), its sum the mean length. Positions that
+    no segment reached add nothing: the mean is then a lower bound.
+
+    Args:
+        starts: position of each segment's first token in its completion.
+        ends: position after its last token.
+        finished: whether the completion stopped with it.
+
+    Returns:
+        Tokens; 0 without segments.
+    """
+    if starts.numel() == 0:
+        return 0.0
+    horizon = int(ends.max())
+    change = torch.bincount(starts, minlength=horizon + 1) - torch.bincount(ends, minlength=horizon + 1)
+    at_risk = change.cumsum(0)[:horizon]
+    stopped = torch.bincount(ends[finished] - 1, minlength=horizon)
+    is_reached = (at_risk > 0).cumprod(0)
+    goes_on = 1.0 - stopped.double() / at_risk.clamp(min=1)
+    share = torch.cat([torch.ones(1, dtype=torch.float64), goes_on.cumprod(0)[:-1]])
+    return float((share * is_reached).sum())

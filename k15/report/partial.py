@@ -61,6 +61,7 @@ def rollout_section(
         token_bars(groups, integer(settings, "max_staleness"), phase),
         time_lanes(groups, integer(settings, "segment_tokens")),
         *_staleness(material),
+        _length_skew(material),
         _stops(material),
         *_speed(material),
         _time(material),
@@ -94,6 +95,19 @@ def _staleness(material: Material) -> list[Figure | None]:
             unit="percent",
         ),
     ]
+
+
+def _length_skew(material: Material) -> Figure | None:
+    return material.chart(
+        "Length skew",
+        [
+            material.smooth("train/length_mean", "trained", "blue"),
+            material.smooth("rollout/length_synchronous", "synchronous", "orange"),
+        ],
+        "tokens",
+        "Mean length of the completions that were trained on, and what it would be if all of an iteration's were "
+        "sampled to their end. Short ones finish first, so the first iterations train on less.",
+    )
 
 
 def _speed(material: Material) -> list[Figure | None]:

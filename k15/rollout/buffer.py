@@ -59,15 +59,14 @@ class RolloutBuffer:
         """Segments that the disk refused; they are safe in memory, and sampled again after a kill."""
         return self._journal.num_failed if self._journal is not None else 0
 
-    def grown(self, version: int) -> tuple[int, int]:
-        """Trajectories that gained a segment from this policy version, and how many of them were resumed."""
-        grown = [
-            trajectory
+    def segments_of(self, version: int) -> list[Segment]:
+        """The segments that open trajectories gained from this policy version."""
+        return [
+            trajectory.segments[-1]
             for group in self._groups.values()
             for trajectory in group.trajectories
-            if trajectory.segments and trajectory.segments[-1].policy_version == version
+            if self._has_grown(trajectory, version)
         ]
-        return len(grown), sum(len(trajectory.segments) > 1 for trajectory in grown)
 
     def open(self, draws: Iterable[tuple[int, Prompt]], iteration: int) -> None:
         """Open a group of k empty trajectories for each draw (ordinal, prompt).
@@ -96,7 +95,7 @@ class RolloutBuffer:
         for ordinal in list(self._groups):
             group = self._groups[ordinal]
             for trajectory in group.trajectories:
-                if trajectory.is_finished or self._has_grown(trajectory, weights):
+                if trajectory.is_finished or self._has_grown(trajectory, weights.version):
                     continue
                 saved = self._recovered.pop((ordinal, trajectory.sample_index, trajectory.length), None)
                 if saved is not None and self._is_from(saved, weights):
@@ -108,9 +107,9 @@ class RolloutBuffer:
                     )
 
     @staticmethod
-    def _has_grown(trajectory: Trajectory, weights: Weights) -> bool:
+    def _has_grown(trajectory: Trajectory, version: int) -> bool:
         """One segment an iteration: true if this one's was sampled before a stop in the middle of the phase."""
-        return bool(trajectory.segments) and trajectory.segments[-1].policy_version == weights.version
+        return bool(trajectory.segments) and trajectory.segments[-1].policy_version == version
 
     @staticmethod
     def _is_from(segment: Segment, weights: Weights) -> bool:

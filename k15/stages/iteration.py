@@ -11,9 +11,10 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from k15.algo.diagnostics import zero_advantage_share
+from k15.algo.diagnostics import synchronous_length, zero_advantage_share
 from k15.prompts.sampler import PromptSampler
 from k15.record.rows import GradedGroup, rollout_rows
 from k15.rollout.buffer import RolloutBuffer
@@ -76,7 +77,10 @@ class IterationLog:
 
     def rolled_out(self, stats: EngineStats, buffer: RolloutBuffer) -> None:
         """After the rollout phase, before finished groups leave the buffer."""
-        num_segments, num_resumed = buffer.grown(self.iteration)
+        segments = buffer.segments_of(self.iteration)
+        starts = torch.tensor([s.start for s in segments], dtype=torch.long)
+        sizes = torch.tensor([len(s.token_ids) for s in segments], dtype=torch.long)
+        finished = torch.tensor([s.stop is not None for s in segments], dtype=torch.bool)
         if buffer.num_failed_writes:
             message = (
                 f"the disk refused {buffer.num_failed_writes} segments of the journal; free some space"
@@ -90,8 +94,9 @@ class IterationLog:
             "rollout/slot_steps": stats.slot_steps,
             "rollout/in_flight_groups": len(buffer),
             "rollout/unfinished_trajectories": buffer.num_unfinished,
-            "rollout/num_segments": num_segments,
-            "rollout/num_resumed": num_resumed,
+            "rollout/num_segments": len(segments),
+            "rollout/num_resumed": int((starts > 0).sum()),
+            "rollout/length_synchronous": synchronous_length(starts, starts + sizes, finished),
             "rollout/num_recovered": buffer.num_recovered,
         }
 

@@ -1,6 +1,7 @@
 """Diagnostics against exact sums over small distributions and values worked by hand."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from k15.algo.diagnostics import (
     effective_sample_share,
     force_ratio,
     kl_estimate,
+    synchronous_length,
     token_entropy,
     zero_advantage_share,
 )
@@ -80,3 +82,38 @@ def test_zero_advantage_share_counts_valid_completions() -> None:
     valid = torch.tensor([[True, True, False], [True, True, True]])
     assert zero_advantage_share(advantages, valid) == pytest.approx(3 / 5)
     assert zero_advantage_share(advantages, torch.zeros_like(valid)) == 0.0
+
+
+def test_synchronous_length_by_hand() -> None:
+    """Three start anew: one stops after 1 token, two go on after 2; a resumed one stops at 4 in all."""
+    starts, ends = torch.tensor([0, 0, 0, 2]), torch.tensor([1, 2, 2, 4])
+    finished = torch.tensor([True, False, False, True])
+    # P(L > 0) = 1, P(L > 1) = 2/3, P(L > 2) = 2/3, P(L > 3) = 2/3, and nobody lives beyond 4
+    assert synchronous_length(starts, ends, finished) == pytest.approx(1 + 3 * 2 / 3)
+    none = torch.zeros(0, dtype=torch.long)
+    assert synchronous_length(none, none, none.bool()) == 0.0
+    whole = torch.tensor([3, 5, 10])
+    assert synchronous_length(torch.zeros_like(whole), whole, whole > 0) == pytest.approx(6.0)
+
+
+def test_synchronous_length_of_partial_rollouts_is_that_of_whole_ones() -> None:
+    """Row 65: a heavy-tailed policy, cut into segments of 20 tokens, seen at one moment of a steady stream."""
+    rng = random.Random(0)
+    lengths = [
+        min(1 + int(rng.expovariate(1 / (12 if rng.random() < 0.8 else 120))), 400)
+        for _ in range(200_000)
+    ]
+    segments = []
+    for opened, length in enumerate(
+        lengths
+    ):  # the k-th is opened at iteration k mod 20, looked at in iteration 19
+        start = 20 * (19 - opened % 20)
+        if start < length:
+            segments.append((start, min(start + 20, length), length <= start + 20))
+    starts, ends, finished = (torch.tensor(column) for column in zip(*segments, strict=True))
+    expected = sum(lengths) / len(lengths)
+    assert synchronous_length(starts, ends, finished) == pytest.approx(expected, rel=0.05)
+    assert expected > 20
+    first = [(s, e, f) for s, e, f in segments if s == 0]
+    early = [e for _, e, f in first if f]
+    assert sum(early) / len(early) < 0.5 * expected  # what a first iteration would train on
