@@ -15,6 +15,7 @@
     │   └── WorkerDiedError              an engine process died too often
     ├── TrainingError (RuntimeError)     training cannot go on
     │   └── NonFiniteError               NaN or infinity in loss or gradient, too often
+    ├── SandboxError (RuntimeError)      code cannot be run here: a program or a right is missing
     └── GraderFaultError (RuntimeError)  too many verdicts were our fault
 
 A message says rule, value, cure. A failed rollout is data, not an error: it becomes a verdict
@@ -90,6 +91,10 @@ class TrainingError(K15Error, RuntimeError):
 
 class NonFiniteError(TrainingError):
     """NaN or infinity in loss or gradient, more often than allowed."""
+
+
+class SandboxError(K15Error, RuntimeError):
+    """Code that nobody trusts cannot be run on this host; says which package or right is missing."""
 
 
 class GraderFaultError(K15Error, RuntimeError):

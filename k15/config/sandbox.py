@@ -29,7 +29,7 @@ class SandboxConfig(StrictModel):
     limits per process and a watch on the sum stand in."""
     cgroup_parent: Path | None = None
     """Version 2: a folder of /sys/fs/cgroup that was delegated to this user. None: look for one."""
-    images: dict[str, Path] = {}
+    images: dict[str, Path] = Field(default_factory=dict)
     """Root file system of a language, as a folder: {"python": "/srv/images/python-3.12"}. A language that
     is not named sees the host's /usr and nothing else of it."""
     url: str | None = None

@@ -1,0 +1,394 @@
+"""Control groups made in advance and used again (section 2.6.4), version 1 or 2; and what stands in.
+
+A group holds the processes of one box: it limits their memory and number, counts their CPU time, and
+says whether the kernel had to kill one of them for memory. Making one costs more than a run should, so
+each slot keeps its own from start to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from k15.sandbox.base import Limits
+
+_CONTROLLERS = ("memory", "pids", "cpuacct", "cpu")
+_REQUIRED = ("memory", "pids", "cpuacct")
+_EXTRA_PROCESSES = 3  # the back end's own, which are counted too
+_EXTRA_MEMORY = 4 << 20  # bytes, for the same
+_EMPTY_SECONDS = 2.0
+
+
+class Group(ABC):
+    """The control group of one slot."""
+
+    @abstractmethod
+    def configure(self, limits: Limits) -> None:
+        """Set the limits of the next run, and start counting from zero."""
+
+    @property
+    @abstractmethod
+    def entrances(self) -> tuple[int, ...]:
+        """Open files: a process that writes "0" into each of them is in the group."""
+
+    @abstractmethod
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes of the group since `configure`."""
+
+    @abstractmethod
+    def memory_bytes(self) -> int:
+        """The most memory held since `configure`, or 0 where the kernel does not keep it."""
+
+    @abstractmethod
+    def num_oom_kills(self) -> int:
+        """Processes killed for memory since `configure`."""
+
+    @abstractmethod
+    def process_ids(self) -> list[int]:
+        """Who is in the group now."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Delete the group; it must be empty."""
+
+    def kill(self) -> None:
+        """Kill whoever is in the group. A fork during the walk is caught by the next one."""
+        for process_id in self.process_ids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+
+    def empty(self) -> bool:
+        """Kill until nobody is left; False if that took too long."""
+        deadline = time.monotonic() + _EMPTY_SECONDS
+        while self.process_ids():
+            self.kill()
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
+        return True
+
+
+class GroupV1(Group):
+    """A folder in each of the hierarchies of version 1.
+
+    Args:
+        folders: one a controller: memory, pids and cpuacct, and cpu if it is there.
+    """
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        self._folders = folders
+        self._files: dict[tuple[str, str], int] = {}
+        for folder in set(folders.values()):
+            folder.mkdir(exist_ok=True)
+        self._entrances = tuple(
+            os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            for folder in sorted(set(folders.values()))
+        )
+        self._oom_kills_before = 0
+        self._limits: tuple[int, int] | None = None
+
+    @property
+    def entrances(self) -> tuple[int, ...]:
+        return self._entrances
+
+    def configure(self, limits: Limits) -> None:
+        wanted = (limits.memory_mb, limits.processes)
+        if wanted != self._limits:
+            memory = (limits.memory_mb << 20) + _EXTRA_MEMORY
+            with contextlib.suppress(OSError):  # what earlier runs left cached
+                self._write("memory", "memory.force_empty", 0)
+            with contextlib.suppress(OSError):  # the kernel may not count swap
+                self._write("memory", "memory.memsw.limit_in_bytes", -1)
+            self._write("memory", "memory.limit_in_bytes", memory)
+            with contextlib.suppress(OSError):
+                self._write("memory", "memory.memsw.limit_in_bytes", memory)
+            self._write("pids", "pids.max", limits.processes + _EXTRA_PROCESSES)
+            self._limits = wanted
+        self._write("memory", "memory.max_usage_in_bytes", 0)
+        self._write("cpuacct", "cpuacct.usage", 0)
+        self._oom_kills_before += self.num_oom_kills()
+
+    def cpu_seconds(self) -> float:
+        return int(self._read("cpuacct", "cpuacct.usage")) / 1e9
+
+    def memory_bytes(self) -> int:
+        return int(self._read("memory", "memory.max_usage_in_bytes"))
+
+    def num_oom_kills(self) -> int:
+        return _field(self._read("memory", "memory.oom_control"), "oom_kill") - self._oom_kills_before
+
+    def process_ids(self) -> list[int]:
+        return [int(line) for line in self._read("pids", "cgroup.procs").split()]
+
+    def remove(self) -> None:
+        for file in (*self._files.values(), *self._entrances):
+            os.close(file)
+        self._files.clear()
+        for folder in set(self._folders.values()):
+            _remove(folder)
+
+    def _write(self, controller: str, name: str, value: int) -> None:
+        os.pwrite(self._open(controller, name), str(value).encode(), 0)
+
+    def _read(self, controller: str, name: str) -> str:
+        return _read_all(self._open(controller, name))
+
+    def _open(self, controller: str, name: str) -> int:
+        if (controller, name) not in self._files:
+            path = self._folders[controller] / name
+            flags = os.O_WRONLY if name == "memory.force_empty" else os.O_RDWR
+            if name in ("cgroup.procs", "memory.oom_control"):
+                flags = os.O_RDONLY
+            self._files[controller, name] = os.open(path, flags | os.O_CLOEXEC)
+        return self._files[controller, name]
+
+
+class GroupV2(Group):
+    """A folder of the unified hierarchy, whose parent hands out memory, pids and cpu."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+        self._entrances = (os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC),)
+        self._cpu_before = 0.0
+        self._oom_kills_before = 0
+        self._peak: int | None = None  # a file of its own: what is written to it starts it anew
+        with contextlib.suppress(OSError):
+            (folder / "memory.oom.group").write_text("1")
+        with contextlib.suppress(OSError):  # Linux 6.12
+            self._peak = os.open(folder / "memory.peak", os.O_RDWR | os.O_CLOEXEC)
+
+    @property
+    def entrances(self) -> tuple[int, ...]:
+        return self._entrances
+
+    def configure(self, limits: Limits) -> None:
+        self._write("memory.max", (limits.memory_mb << 20) + _EXTRA_MEMORY)
+        with contextlib.suppress(OSError):  # no swap in this kernel
+            self._write("memory.swap.max", 0)
+        self._write("pids.max", limits.processes + _EXTRA_PROCESSES)
+        if self._peak is not None:
+            try:
+                os.pwrite(self._peak, b"0", 0)
+            except OSError:  # an older kernel: the file is there but keeps the highest of all runs
+                os.close(self._peak)
+                self._peak = None
+        self._cpu_before += self.cpu_seconds()
+        self._oom_kills_before += self.num_oom_kills()
+
+    def cpu_seconds(self) -> float:
+        return _field(self._read("cpu.stat"), "usage_usec") / 1e6 - self._cpu_before
+
+    def memory_bytes(self) -> int:
+        return 0 if self._peak is None else int(_read_all(self._peak))
+
+    def num_oom_kills(self) -> int:
+        return _field(self._read("memory.events"), "oom_kill") - self._oom_kills_before
+
+    def process_ids(self) -> list[int]:
+        return [int(line) for line in self._read("cgroup.procs").split()]
+
+    def kill(self) -> None:
+        try:
+            self._write("cgroup.kill", 1)  # Linux 5.14
+        except OSError:
+            super().kill()
+
+    def remove(self) -> None:
+        for file in (*self._entrances, *([] if self._peak is None else [self._peak])):
+            os.close(file)
+        _remove(self._folder)
+
+    def _write(self, name: str, value: int) -> None:
+        (self._folder / name).write_text(str(value))
+
+    def _read(self, name: str) -> str:
+        return (self._folder / name).read_text()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where groups can be made on this host.
+
+    Attributes:
+        version: "v1", "v2" or "none".
+        folders: the parent folder of each controller; for "v2" all are the same.
+        reason: why not, or what was found.
+    """
+
+    version: str
+    folders: dict[str, Path]
+    reason: str
+
+
+def find_places(wanted: str = "auto", parent: Path | None = None) -> Places:
+    """Where this process may make control groups.
+
+    Args:
+        wanted: "auto", "v1", "v2" or "none".
+        parent: a delegated folder of version 2; None = look beside this process's own group.
+    """
+    if wanted == "none":
+        return Places("none", {}, "switched off")
+    mounts = _mounts()
+    own = _own_groups()
+    reasons = []
+    for version, find in (("v2", _find_v2), ("v1", _find_v1)):
+        if wanted in ("auto", version):
+            folders, reason = find(mounts, own, parent)
+            if folders:
+                return Places(version, folders, reason)
+            reasons.append(f"{version}: {reason}")
+    return Places("none", {}, "; ".join(reasons))
+
+
+def make_groups(places: Places, count: int) -> list[Group]:
+    """One group a slot; empty where there are no places for them."""
+    sweep(places)
+    names = [f"k15-{os.getpid()}-{i}" for i in range(count)]
+    if places.version == "v1":
+        return [GroupV1({c: folder / name for c, folder in places.folders.items()}) for name in names]
+    if places.version == "v2":
+        return [GroupV2(places.folders["memory"] / name) for name in names]
+    return []
+
+
+def sweep(places: Places) -> None:
+    """Remove groups whose supervisor was killed before it could."""
+    for parent in set(places.folders.values()):
+        for folder in parent.glob("k15-*-*"):
+            owner = folder.name.split("-")[1]
+            if owner.isdigit() and not Path("/proc", owner).exists():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _find_v1(
+    mounts: dict[str, Path], own: dict[str, str], parent: Path | None
+) -> tuple[dict[str, Path], str]:
+    folders = {}
+    for controller in _CONTROLLERS:
+        mount = mounts.get(controller)
+        if mount is None:
+            if controller in _REQUIRED:
+                return {}, f"no {controller} controller is mounted"
+            continue
+        # In a container the path is often that of the host, and the mount its end.
+        folder = next(
+            f
+            for f in (mount / own.get(controller, "/").lstrip("/"), mount)
+            if (f / "cgroup.procs").exists()
+        )
+        if os.access(folder, os.W_OK) and _can_make(folder):
+            folders[controller] = folder
+        elif controller in _REQUIRED:
+            return {}, f"{folder} is not writable"
+    return folders, ", ".join(sorted({str(folder) for folder in folders.values()}))
+
+
+def _find_v2(
+    mounts: dict[str, Path], own: dict[str, str], parent: Path | None
+) -> tuple[dict[str, Path], str]:
+    mount = mounts.get("")
+    if mount is None:
+        return {}, "not mounted"
+    if parent is None:
+        beside = mount / own.get("", "/").lstrip("/")
+        parent = beside if (beside / "cgroup.procs").exists() else mount
+    try:
+        available = (parent / "cgroup.controllers").read_text().split()
+        missing = {"memory", "pids", "cpu"} - set(available)
+        if missing:
+            return {}, f"{parent} does not have {', '.join(sorted(missing))}"
+        handed_out = (parent / "cgroup.subtree_control").read_text().split()
+        if {"memory", "pids", "cpu"} - set(handed_out):
+            _step_aside(parent)
+            (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+    except OSError as error:
+        return {}, (
+            f"{parent} does not hand out memory, pids and cpu ({error.strerror}); start under "
+            "`systemd-run --user --scope -p Delegate=yes`, or name a delegated folder as cgroup_parent"
+        )
+    if not _can_make(parent):
+        return {}, f"{parent} is not writable"
+    return dict.fromkeys(_REQUIRED, parent), str(parent)
+
+
+def _step_aside(parent: Path) -> None:
+    """A group that hands out controllers may hold no process: move this process tree into a leaf.
+
+    Only where nobody else is in the group: it was delegated to us then.
+    """
+    present = {int(line) for line in (parent / "cgroup.procs").read_text().split()}
+    if not present or not present <= {os.getpid(), os.getppid()}:
+        return
+    leaf = parent / "k15-main"
+    leaf.mkdir(exist_ok=True)
+    for process_id in present:
+        (leaf / "cgroup.procs").write_text(str(process_id))
+
+
+def _can_make(folder: Path) -> bool:
+    probe = folder / f"k15-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _mounts() -> dict[str, Path]:
+    """Controller -> where its hierarchy is mounted; "" is that of version 2."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        where = Path(fields.split()[4])
+        if kind == "cgroup2":
+            found.setdefault("", where)
+        elif kind == "cgroup":
+            for controller in options.split(","):
+                found.setdefault(controller, where)
+    return found
+
+
+def _own_groups() -> dict[str, str]:
+    """Controller -> this process's path in its hierarchy; "" is that of version 2."""
+    own: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
+    return own
+
+
+def _remove(folder: Path) -> None:
+    deadline = time.monotonic() + _EMPTY_SECONDS
+    while True:
+        try:
+            folder.rmdir()
+            return
+        except FileNotFoundError:
+            return
+        except OSError:  # a process that was reaped a moment ago can still be on its way out
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+
+
+def _read_all(file: int) -> str:
+    return os.pread(file, 1 << 16, 0).decode()
+
+
+def _field(text: str, name: str) -> int:
+    """The number behind a name in lines of "name number"."""
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0

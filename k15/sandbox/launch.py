@@ -1,0 +1,141 @@
+"""Starting the process behind a box: control group, limits, user and file descriptors, then exec."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from k15.sandbox.base import Limits
+from k15.sandbox.wire import BoxSpec
+
+RESERVED = 100
+"""The supervisor's own files have numbers from here on, so that none of them is in a child's way."""
+STATUS_FD = 5
+_SIGNALS_TO_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What belongs to one box at a time.
+
+    Attributes:
+        index: from 0.
+        user: user and group id outside of the box; None = the supervisor's own (it is not root).
+        entrances: files of its control group, see `Group.entrances`; empty without control groups.
+    """
+
+    index: int
+    user: int | None = None
+    entrances: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A command that starts a box, as a back end makes it.
+
+    Attributes:
+        argv: the command, outside of the box.
+        env: its environment.
+        files: file descriptors for it: number -> the supervisor's; closed here after the start.
+        as_user: whether the command is started as the slot's user.
+        folder: where it starts.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[int, int] = field(default_factory=dict)
+    as_user: bool = True
+    folder: str = "/"
+
+
+class Launcher(ABC):
+    """How one back end starts boxes."""
+
+    reports_start = True
+    """Whether it writes to STATUS_FD: {"child-pid": N} of the box's first process as seen from here, and
+    {"exit-code": N} at the end, only if the program was started at all."""
+
+    @abstractmethod
+    def prepare(self, spec: BoxSpec, slot: Slot) -> Launch:
+        """The command for a box."""
+
+    def release(self, slot: Slot) -> None:  # noqa: B027 - most back ends leave nothing
+        """After the box is gone: take away what `prepare` made."""
+
+    def close(self) -> None:  # noqa: B027
+        """Take away what is left."""
+
+
+def spawn(
+    launch: Launch, slot: Slot, streams: Mapping[int, int], limits: Sequence[tuple[int, int]]
+) -> int:
+    """The new process's id. `streams` are further file descriptors, as in `Launch.files`."""
+    process_id = os.fork()
+    if process_id == 0:
+        _become(launch, slot, streams, limits)
+    return process_id
+
+
+def rlimits(spec: BoxSpec, *, has_group: bool) -> list[tuple[int, int]]:
+    """Limits of each process, as (resource, value); without a control group they also stand in for it."""
+    limits: Limits = spec.limits
+    found = [
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, limits.open_files),
+        (resource.RLIMIT_FSIZE, limits.disk_mb << 20),
+        (resource.RLIMIT_STACK, limits.stack_mb << 20),
+        (resource.RLIMIT_CPU, int(limits.cpu_seconds) + 2),
+        (resource.RLIMIT_MEMLOCK, 1 << 16),
+        (resource.RLIMIT_MSGQUEUE, 1 << 16),
+    ]
+    if not has_group:
+        kind = resource.RLIMIT_AS if spec.limit_address_space else resource.RLIMIT_DATA
+        found.append((kind, (limits.memory_mb << 20) + (64 << 20)))  # libraries count, but are shared
+    return found
+
+
+def memory_file(content: bytes) -> int:
+    """A file descriptor to read `content` from; the file is in memory and has no name."""
+    file = os.memfd_create("k15", os.MFD_CLOEXEC)
+    view = memoryview(content)
+    while view:
+        view = view[os.write(file, view) :]
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _become(
+    launch: Launch, slot: Slot, streams: Mapping[int, int], limits: Sequence[tuple[int, int]]
+) -> NoReturn:
+    """In the child: everything, then exec. Whatever fails is told on the standard error that it got."""
+    try:
+        os.setsid()
+        os.chdir(launch.folder)
+        os.umask(0o022)
+        for number in _SIGNALS_TO_RESET:  # Python's settings would be inherited
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for entrance in slot.entrances:
+            os.write(entrance, b"0")
+        for number, file in (*streams.items(), *launch.files.items()):
+            os.dup2(file, number)
+        for kind, value in limits:
+            _, most = resource.getrlimit(kind)
+            value = value if most == resource.RLIM_INFINITY else min(value, most)
+            resource.setrlimit(kind, (value, value))
+        if launch.as_user and slot.user is not None:
+            os.setgroups([])
+            os.setresgid(slot.user, slot.user, slot.user)
+            os.setresuid(slot.user, slot.user, slot.user)
+        os.execve(launch.argv[0], launch.argv, launch.env)
+    except BaseException as error:
+        os.write(2, f"k15: {type(error).__name__}: {error}".encode())
+    finally:
+        sys.stderr.flush()
+        os._exit(127)

@@ -1,0 +1,238 @@
+"""The supervisor: a small process that starts boxes, watches them, and sees to it that nothing is left.
+
+It is a process of its own because a training process is too large to fork a hundred times a second, has
+secrets in its environment, and can die: then this one ends every box and goes too. It adopts whatever
+loses its parent (a subreaper), so that no process of a box becomes a zombie somewhere else.
+
+    request   {"do": "run", "id": N, "boxes": [spec, ...]} and blobs; two boxes are linked to each other
+    reply     {"id": N, "runs": [run, ...]} and blobs, when all boxes of the request have ended
+    first     {"ready": {...}}, or {"error": "..."} and the end
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from k15.errors import SandboxError
+from k15.sandbox.box import Box, make_pipe
+from k15.sandbox.cgroups import Group, find_places, make_groups
+from k15.sandbox.launch import RESERVED, Launcher, Slot
+from k15.sandbox.wire import BoxSpec, FrameReader, RawRun, pack, run_to_wire, spec_from_wire
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LOOK_SECONDS = 0.02
+_FIRST_USER = 64100
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request whose boxes wait for slots, or run."""
+
+    number: int
+    specs: list[BoxSpec]
+    runs: dict[int, RawRun] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Starts boxes in slots, as many at a time as there are slots.
+
+    Args:
+        channel: the socket to the sandbox.
+        launcher: the back end.
+        groups: a control group for each slot, or none at all.
+        num_slots: how many slots.
+    """
+
+    def __init__(
+        self, channel: socket.socket, launcher: Launcher, groups: list[Group], num_slots: int
+    ) -> None:
+        self._channel = channel
+        self._launcher = launcher
+        self._groups = groups
+        self._selector = selectors.DefaultSelector()
+        first_user = _FIRST_USER if os.getuid() == 0 else None
+        self._free = deque(
+            Slot(
+                index,
+                None if first_user is None else first_user + index,
+                groups[index].entrances if groups else (),
+            )
+            for index in range(num_slots)
+        )
+        self._waiting: deque[_Request] = deque()
+        self._running: dict[Box, tuple[_Request, int]] = {}
+        self._frames = FrameReader()
+        self._outgoing = bytearray()
+        self._is_open = True
+        channel.setblocking(False)
+        self._selector.register(channel, selectors.EVENT_READ, self._talk)
+
+    def serve(self) -> None:
+        """Until the other end is closed; then every box is ended."""
+        next_look = time.monotonic()
+        while self._is_open or self._running:
+            pause = max(0.0, next_look - time.monotonic()) if self._running else None
+            for key, _ in self._selector.select(pause):
+                if key.fd in self._selector.get_map():  # an event before this one may have closed it
+                    key.data(key.fd)
+            now = time.monotonic()
+            if now >= next_look:
+                for box in list(self._running):
+                    box.look(now)
+                next_look = now + _LOOK_SECONDS
+        self._launcher.close()
+        for group in self._groups:
+            group.empty()
+            group.remove()
+
+    def send(self, message: dict[str, Any], blobs: list[bytes]) -> None:
+        """Say something, without waiting for the other end to listen."""
+        self._outgoing += pack(message, blobs)
+        self._flush()
+
+    def _talk(self, _: int) -> None:
+        self._flush()
+        try:
+            data = self._channel.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._hang_up()
+            return
+        for message, blobs in self._frames.feed(data):
+            self._take(message, blobs)
+        self._start_waiting()
+
+    def _flush(self) -> None:
+        try:
+            while self._outgoing:
+                del self._outgoing[: self._channel.send(self._outgoing[: 1 << 20])]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outgoing.clear()
+        if self._is_open:
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+            self._selector.modify(self._channel, wanted, self._talk)
+
+    def _hang_up(self) -> None:
+        self._is_open = False
+        self._selector.unregister(self._channel)
+        self._waiting.clear()
+        for box in list(self._running):
+            box.stop("wall")
+
+    def _take(self, message: dict[str, Any], blobs: list[bytes]) -> None:
+        specs = []
+        for item in message["boxes"]:
+            num_blobs = 1 + len(item["files"])
+            specs.append(spec_from_wire(item, blobs[:num_blobs]))
+            blobs = blobs[num_blobs:]
+        self._waiting.append(_Request(message["id"], specs))
+
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._free) >= len(self._waiting[0].specs):
+            self._start(self._waiting.popleft())
+
+    def _start(self, request: _Request) -> None:
+        links: list[tuple[int, int] | None] = [None] * len(request.specs)
+        if len(request.specs) == 2:
+            there, back = make_pipe(), make_pipe()
+            links = [(there.read, back.write), (back.read, there.write)]
+        for index, (spec, link) in enumerate(zip(request.specs, links, strict=True)):
+            slot = self._free.popleft()
+            group = self._groups[slot.index] if self._groups else None
+            box = Box(spec, slot, group, self._selector, self._finish, link)
+            self._running[box] = (request, index)
+            try:
+                box.start(self._launcher)
+            except OSError as error:  # no file descriptors, no processes, no memory left for us
+                self._drop(box, RawRun(fault=f"the box could not be started: {error}"))
+
+    def _finish(self, box: Box) -> None:
+        run = box.raw_run()
+        self._launcher.release(box.slot)
+        self._drop(box, run)
+
+    def _drop(self, box: Box, run: RawRun) -> None:
+        request, index = self._running.pop(box)
+        request.runs[index] = run
+        if not box.is_stuck:  # a slot with a process that cannot be killed is not used again
+            self._free.append(box.slot)
+        if len(request.runs) == len(request.specs) and self._is_open:
+            messages, blobs = [], []
+            for place in range(len(request.specs)):
+                message, parts = run_to_wire(request.runs[place])
+                messages.append(message)
+                blobs += parts
+            self.send({"id": request.number, "runs": messages}, blobs)
+        self._start_waiting()
+
+
+def make_launcher(backend: str) -> Launcher:
+    """The back end of a name.
+
+    Raises:
+        SandboxError: what it needs is not there.
+    """
+    if backend == "bubblewrap":
+        from k15.sandbox.bubblewrap import BubblewrapLauncher
+
+        return BubblewrapLauncher()
+    raise SandboxError(f"no local back end {backend!r}")
+
+
+def main() -> None:
+    """Arguments: the socket's file descriptor, and the settings as JSON."""
+    settings = json.loads(sys.argv[2])
+    _reserve()
+    channel = socket.socket(fileno=os.dup(int(sys.argv[1])))
+    os.close(int(sys.argv[1]))
+    _adopt_orphans()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when its parent does
+    try:
+        launcher = make_launcher(settings["backend"])
+        parent = settings["cgroup_parent"]
+        places = find_places(settings["cgroups"], Path(parent) if parent else None)
+        if settings["cgroups"] not in ("auto", places.version):
+            raise SandboxError(
+                f"control groups {settings['cgroups']} were asked for (sandbox.cgroups): {places.reason}"
+            )
+        groups = make_groups(places, settings["num_slots"])
+    except (SandboxError, OSError) as error:
+        channel.sendall(pack({"error": str(error)}))
+        return
+    supervisor = Supervisor(channel, launcher, groups, settings["num_slots"])
+    supervisor.send({"ready": {"cgroups": places.version, "reason": places.reason}}, [])
+    supervisor.serve()
+
+
+def _reserve() -> None:
+    """Occupy the low numbers, so that every file of ours has a higher one and a child's can be set freely."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    while nothing < RESERVED:
+        nothing = os.dup(nothing)
+    os.close(nothing)
+
+
+def _adopt_orphans() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main()
