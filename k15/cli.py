@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from k15 import __version__
 from k15.config.base import StrictModel, config_keys, load_config
@@ -19,7 +20,11 @@ from k15.errors import ConfigError, K15Error
 
 STOPPED = 75  # EX_TEMPFAIL: not an error, but not all planned steps were done either
 # The stages, and what --skip-bad-rows means in each.
-_SKIP_SETTINGS = {"sft": "data.skip_bad_rows", "rl": "prompts.skip_bad_rows"}
+_SKIP_SETTINGS = {
+    "sft": "data.skip_bad_rows",
+    "rl": "prompts.skip_bad_rows",
+    "long2short": "prompts.skip_bad_rows",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options.command = ("k15", *words)
     try:
-        if rest and options.subcommand not in _SKIP_SETTINGS:
+        if rest and options.subcommand not in (*_SKIP_SETTINGS, "eval"):
             raise ConfigError(
                 f"{options.subcommand} does not know {' '.join(rest)}; see k15 {options.subcommand} --help."
             )
@@ -65,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run_command=_demo)
     _add_stage(commands, "sft", "supervised fine-tuning: the long-CoT warm-up", _sft)
     _add_stage(commands, "rl", "reinforcement learning with partial rollouts", _rl)
+    shorten = _add_stage(commands, "long2short", "a short thinker made of a long one", _long2short)
+    shorten.add_argument(
+        "--compare",
+        action="store_true",
+        help="train and measure all variants over several seeds; writes a table and a report",
+    )
+    _add_eval(commands)
     grade = commands.add_parser("grade", help="judge answers: JSON lines in, JSON lines out")
     grade.add_argument("domain", choices=["math"])
     grade.add_argument(
@@ -81,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, run: Callable) -> None:
+def _add_stage(
+    commands: argparse._SubParsersAction, name: str, help_text: str, run: Callable
+) -> argparse.ArgumentParser:
     stage = commands.add_parser(
         name,
         help=help_text,
@@ -109,6 +123,42 @@ def _add_stage(commands: argparse._SubParsersAction, name: str, help_text: str, 
     )
     stage.add_argument("--keys", action="store_true", help="list all settings with their defaults")
     stage.set_defaults(run_command=run)
+    return stage
+
+
+def _add_eval(commands: argparse._SubParsersAction) -> None:
+    evaluation = commands.add_parser(
+        "eval",
+        help="scores of a model on benchmarks",
+        allow_abbrev=False,
+        usage="k15 eval MODEL --benchmarks NAME,NAME,FILE.jsonl [--data DIR] [--samples N] [--max-tokens N] "
+        "[--temperature T] [--limit N] [--engine TYPE] [--dotted.key VALUE ...] [--run DIR]\n"
+        "       k15 eval --reference --benchmarks NAME,NAME [--data DIR] [--run DIR]\n"
+        "       k15 eval --rescore DIR [--data DIR]",
+        epilog="MODEL is a directory with a checkpoint, a run folder, or a hub name. `k15 eval --keys` lists all "
+        "settings. Scores go to standard output and to DIR/scores.json, samples to DIR/samples.jsonl.",
+    )
+    evaluation.add_argument(
+        "--run", type=Path, default=None, metavar="DIR", help="folder; an evaluation there goes on"
+    )
+    evaluation.add_argument("--engine", default=None, metavar="TYPE", help="short for --engine.type")
+    evaluation.add_argument(
+        "--rescore", type=Path, metavar="DIR", help="judge the stored samples again, without the model"
+    )
+    evaluation.add_argument(
+        "--reference", action="store_true", help="score the benchmarks' own reference solutions"
+    )
+    evaluation.add_argument(
+        "--card", action="store_true", help="write the scores into the model card, MODEL/README.md"
+    )
+    evaluation.add_argument(
+        "--dry-run", action="store_true", help="check settings and data, say what would run"
+    )
+    evaluation.add_argument(
+        "--fresh", action="store_true", help="begin again; the samples there are moved aside"
+    )
+    evaluation.add_argument("--keys", action="store_true", help="list all settings with their defaults")
+    evaluation.set_defaults(run_command=_eval)
 
 
 def _load(
@@ -120,8 +170,7 @@ def _load(
     argument of argparse the recipe would be the first word without dashes: the value of a setting.)
     """
     if options.keys:
-        for key, default, text in config_keys(schema):
-            print(f"--{key} (default: {default})\n      {' '.join(text.split())}")
+        _print_keys(schema)
         return None
     has_recipe = bool(rest) and not rest[0].startswith("-")
     options.recipe = Path(rest[0]) if has_recipe else None
@@ -136,6 +185,11 @@ def _load(
     if options.skip_bad_rows:
         flags += [f"--{_SKIP_SETTINGS[options.subcommand]}", "true"]
     return load_config(schema, options.recipe, flags)
+
+
+def _print_keys(schema: type[StrictModel]) -> None:
+    for key, default, text in config_keys(schema):
+        print(f"--{key} (default: {default})\n      {' '.join(text.split())}")
 
 
 def _run_folder(options: argparse.Namespace) -> Path:
@@ -167,6 +221,63 @@ def _rl(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     assert isinstance(config, RLConfig)
     return _finish(launch_rl(config, _run_folder(options), _launch_options(options)))
+
+
+def _long2short(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.config.long2short import Long2ShortConfig
+
+    config = _load(Long2ShortConfig, options, rest)
+    if config is None:
+        return 0
+    _quiet_libraries()
+    assert isinstance(config, Long2ShortConfig)
+    if options.compare:
+        from k15.stages.compare import launch_comparison
+
+        return _finish(launch_comparison(config, _run_folder(options), _launch_options(options)))
+    from k15.stages.long2short import launch_long2short
+
+    return _finish(launch_long2short(config, _run_folder(options), _launch_options(options)))
+
+
+def _eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.config.eval import EvalConfig
+
+    if options.keys:
+        _print_keys(EvalConfig)
+        return 0
+    if options.rescore is not None:
+        return _rescore(options.rescore, rest)
+    model = rest[0] if rest and not rest[0].startswith("-") else None
+    flags = [f"--model.path={model}", *rest[1:]] if model is not None else list(rest)
+    if options.engine is not None:
+        flags.append(f"--engine.type={options.engine}")
+    config = load_config(EvalConfig, None, flags)
+    _quiet_libraries()
+    from k15.stages.evaluation import EvaluationOptions, default_folder, run_evaluation
+    from k15.stages.rescoring import score_references
+
+    launch = EvaluationOptions(
+        options.command, options.fresh, options.dry_run, with_card=options.card
+    )
+    run = score_references if options.reference else run_evaluation
+    return _print_scores(run(config, options.run or default_folder(config), launch))
+
+
+def _rescore(folder: Path, rest: Sequence[str]) -> int:
+    if rest and (len(rest) != 2 or rest[0] != "--data"):
+        raise ConfigError(f"--rescore takes its settings from {folder}, apart from --data; got {' '.join(rest)}.")
+    _quiet_libraries()
+    from k15.stages.rescoring import rescore
+
+    return _print_scores(rescore(folder, data=Path(rest[1]) if rest else None))
+
+
+def _print_scores(content: Mapping[str, Any]) -> int:
+    import json
+
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+    return {"complete": 0, "planned": 0, "incomplete": STOPPED}.get(content["status"], 1)
 
 
 def _launch_options(options: argparse.Namespace):

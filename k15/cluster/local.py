@@ -53,6 +53,7 @@ class LocalCluster:
     @contextmanager
     def training(self) -> Iterator[Trainer]:
         """The training phase: the trainer."""
+        self._engine.sleep()
         if self._num_threads and torch.get_num_threads() != self._num_threads:
             torch.set_num_threads(self._num_threads)
         yield self._trainer

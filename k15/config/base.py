@@ -51,7 +51,7 @@ def config_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
     """Every dotted key of a schema with its default and its description, in order."""
     for name, field in schema.model_fields.items():
         table = _table(field.annotation)
-        if table is not None and field.annotation is table:
+        if table is not None:  # also of a table that may be left out
             yield from config_keys(table, f"{prefix}{name}.")
         else:
             default = "required" if field.is_required() else field.get_default(call_default_factory=True)
@@ -99,7 +99,10 @@ def _value(text: str, annotation: Any) -> Any:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    return value if isinstance(value, str) or not {str, Path} & {*kinds} else text
+    is_text = (
+        bool({str, Path} & {*kinds}) and get_origin(annotation) is not tuple
+    )  # a list of texts is a list
+    return value if isinstance(value, str) or not is_text else text
 
 
 def _assign(tree: dict[str, Any], keys: list[str], text: str, schema: type[BaseModel]) -> None:

@@ -173,13 +173,21 @@ class Long2ShortConfig(StrictModel):
     @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Long2ShortConfig:
         if self.model.path is None and not self.selection.candidates:
-            raise ValueError("long2short starts from a long-CoT model: set model.path to its checkpoint directory")
+            raise ValueError(
+                "long2short starts from a long-CoT model: set model.path to its checkpoint directory"
+            )
         if self.method == "merge" and self.merge.short is None:
-            raise ValueError("merging needs a second model: set merge.short to the short-CoT checkpoint directory")
+            raise ValueError(
+                "merging needs a second model: set merge.short to the short-CoT checkpoint directory"
+            )
         if self.method != "merge" and self.prompts is None:
-            raise ValueError("this method learns from prompts: set prompts.path to a file, or prompts.tasks")
+            raise ValueError(
+                "this method learns from prompts: set prompts.path to a file, or prompts.tasks"
+            )
         if self.method == "rl" and not (self.rl.length_penalty.weight or self.rl.toggle.every):
-            raise ValueError("long2short RL has the length penalty on: set rl.length_penalty.weight above 0")
+            raise ValueError(
+                "long2short RL has the length penalty on: set rl.length_penalty.weight above 0"
+            )
         cap, reduced = self.samples.max_tokens, self.rl.rollout.max_tokens
         if self.method == "rl" and reduced >= cap:
             raise ValueError(

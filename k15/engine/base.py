@@ -68,6 +68,9 @@ class Engine(ABC):
         worker was started again."""
         return ()
 
+    def sleep(self) -> None:  # noqa: B027 an engine may share its device with nobody
+        """Give device memory back while others use the device; the next load or extension wakes it up."""
+
     def close(self) -> None:  # noqa: B027 an engine may have nothing to free
         """Free processes and memory. An engine that was closed cannot be used again."""
 

@@ -1,4 +1,4 @@
-"""Several embedded engines, each in a process of its own; dead ones are replaced, their work is done again."""
+"""Engines in processes of their own; dead ones are replaced, their work is done again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from k15.engine.worker import (
     Abandon,
     Begin,
     Done,
+    EmbeddedPlan,
     Failed,
     Gained,
-    Loaded,
     MoreWork,
     NoMoreWork,
+    Ready,
+    Sleep,
     TakeWeights,
     WorkerPlan,
     run_worker,
@@ -40,40 +42,60 @@ _QUEUE_SHARE = (
 _LARGEST_BUNDLE = 16
 
 
-class EnginePool(Engine):
-    """Hands work to processes as they ask for it. The tokens are those of a single engine.
-
-    A worker that dies is started again, gets the weights and the work it had not finished; derived
-    randomness makes the tokens the same. Workers end with the process that made the pool, however it ends.
+def embedded_pool(
+    model: PreTrainedModel,
+    *,
+    num_workers: int = 2,
+    num_slots: int = 64,
+    num_threads: int = 1,
+    max_restarts: int = 3,
+    decoder_type: DecoderType = "auto",
+) -> EnginePool:
+    """Several embedded engines. The tokens are those of a single one.
 
     Args:
         model: gives architecture, device and dtype; stays in this process.
         num_workers: processes.
         num_slots: trajectories at the same time in each of them.
         num_threads: CPU threads of each of them.
-        max_restarts: how often dead workers are started again between two `load_weights`.
+        max_restarts: as for `EnginePool`.
         decoder_type: as for `EmbeddedEngine`.
 
     Raises:
         ModelError: the model uses more than ordinary attention.
     """
+    template = EmbeddedEngine(
+        model, num_slots=num_slots, num_threads=num_threads, decoder_type=decoder_type
+    )
+    plan = EmbeddedPlan(template.decoder.recipe(), num_slots, num_threads, template.shapes)
+    return EnginePool(
+        plan, num_workers=num_workers, max_restarts=max_restarts, notices=template.take_notices()
+    )
+
+
+class EnginePool(Engine):
+    """Hands work to processes as they ask for it.
+
+    A worker that dies is started again, gets the weights and the work it had not finished; derived
+    randomness makes the tokens the same. Workers end with the process that made the pool, however it ends.
+
+    Args:
+        plan: what each worker is made of.
+        num_workers: processes.
+        max_restarts: how often dead workers are started again between two `load_weights`.
+        notices: what happened while the plan was made.
+    """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        plan: WorkerPlan,
         *,
         num_workers: int = 2,
-        num_slots: int = 64,
-        num_threads: int = 1,
         max_restarts: int = 3,
-        decoder_type: DecoderType = "auto",
+        notices: tuple[str, ...] = (),
     ) -> None:
-        template = EmbeddedEngine(
-            model, num_slots=num_slots, num_threads=num_threads, decoder_type=decoder_type
-        )
-        plan = WorkerPlan(template.decoder.recipe(), num_slots, num_threads, template.shapes)
-        self._notices = list(template.take_notices())
-        self._capacity = num_slots + max(1, num_slots // _QUEUE_SHARE)
+        self._notices = list(notices)
+        self._capacity = plan.num_slots + max(1, plan.num_slots // _QUEUE_SHARE)
         self._max_restarts = max_restarts
         self._num_restarts = 0
         self._shared: SharedWeights | None = None
@@ -117,9 +139,7 @@ class EnginePool(Engine):
                 worker.give_weights(self._number, shared)
             while waiting:
                 for worker, message in self._listen():
-                    if isinstance(message, Failed) and message.number == self._number:
-                        raise _as_error(worker, message)
-                    if isinstance(message, Loaded) and message.number == self._number:
+                    if self._is_ready(worker, message):
                         waiting.remove(worker)
                 for worker in self._dead():
                     self._revive(worker)
@@ -130,6 +150,18 @@ class EnginePool(Engine):
             shared.close()
             raise
         self._shared = shared
+
+    def sleep(self) -> None:
+        self._require_idle()
+        self._number += 1
+        for worker in self._workers:
+            worker.send(Sleep(self._number))
+        waiting = self._alive(self._workers)  # a dead one holds no memory; the next call starts it again
+        while waiting:
+            for worker, message in self._listen():
+                if self._is_ready(worker, message):
+                    waiting.remove(worker)
+            waiting = self._alive(waiting)
 
     def extend(self, work: Iterable[Work], sampling: SamplingParams) -> Iterator[Segment]:
         if self._shared is None:
@@ -212,6 +244,15 @@ class EnginePool(Engine):
             if worker.connection in ready or worker.process.sentinel in ready:
                 for message in worker.receive():
                     yield worker, message
+
+    def _is_ready(self, worker: _Worker, message: object) -> bool:
+        """Whether a message says that the worker did what it was asked last; raises if it could not."""
+        if isinstance(message, Failed) and message.number == self._number:
+            raise _as_error(worker, message)
+        return isinstance(message, Ready) and message.number == self._number
+
+    def _alive(self, workers: list[_Worker]) -> list[_Worker]:
+        return [worker for worker in workers if not worker.is_dead]
 
     def _dead(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker.is_dead]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from k15.algo.repetition import is_repeating
 from k15.engine.seeds import token_uniforms
 from k15.errors import EngineError
-from k15.types import SamplingParams, Segment, StopReason, Work
+from k15.types import RepetitionRule, SamplingParams, Segment, StopReason, Work
 
 REPETITION_EVERY = 8
 """Repetition is looked for where the completion's length is a multiple of it: a rule of positions, so that
@@ -134,8 +134,8 @@ class Slots:
         if sampling.segment_tokens is not None:
             quota = min(quota, sampling.segment_tokens)
         uniforms = token_uniforms(sampling.seed, work.ordinal, work.sample_index, saved, quota)
-        look_back = self._look_back()
-        past = tuple(work.token_ids[-look_back:]) if look_back else ()
+        span = look_back(sampling.repetition)
+        past = tuple(work.token_ids[-span:]) if span else ()
         return Job(work, cap, quota, uniforms, past)
 
     def put(self, row: int, job: Job) -> None:
@@ -212,7 +212,7 @@ class Slots:
             return StopReason.END
         rule = self._sampling.repetition
         if rule is not None and length % REPETITION_EVERY == 0:
-            tail = [*job.past, *self._ids[row, : self._counts[row]].tolist()][-self._look_back() :]
+            tail = [*job.past, *self._ids[row, : self._counts[row]].tolist()][-look_back(rule) :]
             if is_repeating(tail, rule):
                 return StopReason.REPEAT
         return StopReason.LENGTH if length >= job.cap else None
@@ -229,12 +229,12 @@ class Slots:
             job.work, self._ids[row, :count].tolist(), self._logprobs[row, :count].tolist(), stop, stamp
         )
 
-    def _look_back(self) -> int:
-        """The most tokens that decide whether a completion is repeating."""
-        rule = self._sampling.repetition
-        if rule is None:
-            return 0
-        return max(rule.max_period * rule.min_repeats, rule.min_tokens + rule.max_period)
+
+def look_back(rule: RepetitionRule | None) -> int:
+    """The most tokens that decide whether a completion is repeating; 0 without a rule."""
+    if rule is None:
+        return 0
+    return max(rule.max_period * rule.min_repeats, rule.min_tokens + rule.max_period)
 
 
 def segment_of(

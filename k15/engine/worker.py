@@ -1,4 +1,4 @@
-"""The process behind one worker of an `EnginePool`: an embedded engine that is told what to do over a pipe.
+"""The process behind one worker of an `EnginePool`: an engine that is told what to do over a pipe.
 
 The main thread computes; a second one listens, so that the pool never waits for a busy worker, and ends the
 process as soon as the pool's process is gone.
@@ -10,12 +10,13 @@ import os
 import queue
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from threading import Thread
+from typing import Protocol
 
 import torch
 
@@ -23,8 +24,9 @@ from k15.engine.decoder import Decoder
 from k15.engine.embedded import EmbeddedEngine
 from k15.engine.shapes import PassShapes
 from k15.engine.sharing import Layout, open_shared
+from k15.engine.source import WorkSource
 from k15.errors import EngineError, StaleWeightsError
-from k15.types import EngineStats, SamplingParams, Segment, Work
+from k15.types import EngineStats, SamplingParams, Segment, Weights, Work
 
 _PARENT_CHECK_SECONDS = 1.0
 
@@ -34,10 +36,17 @@ _PARENT_CHECK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TakeWeights:
-    """Load these weights; their descriptor follows. Answered by `Loaded`, or `Failed`."""
+    """Load these weights; their descriptor follows. Answered by `Ready`, or `Failed`."""
 
     number: int
     layout: Layout
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Give device memory back. Answered by `Ready`, or `Failed`."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Abandon:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Ready:
     number: int
 
 
@@ -93,21 +102,58 @@ class Failed:
     is_stale: bool
 
 
+class WorkerEngine(Protocol):
+    """What a worker runs. The methods are those of `EmbeddedEngine`."""
+
+    def load_weights(self, weights: Weights) -> None: ...
+
+    def extend_in_batches(
+        self, source: WorkSource, sampling: SamplingParams
+    ) -> Generator[list[Segment], None, None]: ...
+
+    def sleep(self) -> None: ...
+
+    @property
+    def stats(self) -> EngineStats: ...
+
+
+class WorkerPlan(Protocol):
+    """What a worker is made of; travels to its process."""
+
+    @property
+    def num_slots(self) -> int:
+        """Trajectories at the same time."""
+        ...
+
+    def build(self) -> WorkerEngine:
+        """The engine, without weights; called in the worker."""
+        ...
+
+
 @dataclass(frozen=True)
-class WorkerPlan:
-    """What a worker is made of; travels to its process.
+class EmbeddedPlan:
+    """An embedded engine in each worker.
 
     Attributes:
-        make_decoder: builds the decoder, without weights, in the worker.
+        make_decoder: builds the decoder, without weights.
         num_slots: trajectories at the same time.
         num_threads: CPU threads.
-        shapes: found out once, by the pool.
+        shapes: found out once, by whoever makes the pool.
     """
 
     make_decoder: Callable[[], Decoder]
     num_slots: int
     num_threads: int
     shapes: PassShapes
+
+    def build(self) -> EmbeddedEngine:
+        torch.set_num_threads(self.num_threads)
+        return EmbeddedEngine(
+            self.make_decoder(),
+            num_slots=self.num_slots,
+            num_threads=self.num_threads,
+            shapes=self.shapes,
+        )
 
 
 @dataclass(frozen=True)
@@ -122,20 +168,25 @@ class _Received:
 def run_worker(plan: WorkerPlan, connection: Connection, parent_pid: int) -> None:
     """Serve the pool until it kills this process or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool's process
-    torch.set_num_threads(plan.num_threads)
     inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
     Thread(target=_listen, args=(connection, inbox, parent_pid), daemon=True).start()
-    engine = EmbeddedEngine(
-        plan.make_decoder(), num_slots=plan.num_slots, num_threads=plan.num_threads, shapes=plan.shapes
-    )
+    try:
+        engine: WorkerEngine | Exception = plan.build()
+    except Exception as error:
+        engine = error  # the answer to whatever is asked; ending here would only start the next worker
     while True:
         message = inbox.get()
-        if not isinstance(message, _Received | Begin):
+        if not isinstance(message, _Received | Begin | Sleep):
             continue  # work for an extension that failed or was abandoned
         try:
+            if isinstance(engine, Exception):
+                raise engine
             if isinstance(message, _Received):
                 engine.load_weights(open_shared(message.layout, message.descriptor))
-                connection.send(Loaded(message.number))
+                connection.send(Ready(message.number))
+            elif isinstance(message, Sleep):
+                engine.sleep()
+                connection.send(Ready(message.number))
             else:
                 _extend(engine, message, inbox, connection)
         except OSError:
@@ -146,7 +197,7 @@ def run_worker(plan: WorkerPlan, connection: Connection, parent_pid: int) -> Non
 
 
 def _extend(
-    engine: EmbeddedEngine, begin: Begin, inbox: queue.SimpleQueue[object], connection: Connection
+    engine: WorkerEngine, begin: Begin, inbox: queue.SimpleQueue[object], connection: Connection
 ) -> None:
     source = _InboxSource(inbox)
     with closing(engine.extend_in_batches(source, begin.sampling)) as batches:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from k15.config.parts import PromptsConfig, TaskConfig
 from k15.errors import ConfigError, DataError
-from k15.prompts.render import render_prompt
+from k15.prompts.render import control_tokens, render_prompt
 from k15.prompts.rows import BadRowError, Row, read_row, read_rows
 from k15.types import Prompt
 
@@ -88,9 +88,7 @@ class _Loader:
     def __init__(self, config: PromptsConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         self._config = config
         self._tokenizer = tokenizer
-        # Written into a question, one of these would end the user's turn.
-        added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        self._control_tokens = sorted(added | set(tokenizer.all_special_tokens))
+        self._control_tokens = control_tokens(tokenizer)
         self.skipped: Counter[str] = Counter()
         self.num_duplicates = 0
 

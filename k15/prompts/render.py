@@ -42,6 +42,13 @@ def render_prompt(
     return _as_ids(token_ids)
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts that the tokenizer reads as control tokens. Written into a question, one of them would end
+    the user's turn."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens))
+
+
 def _plain(tokenizer: PreTrainedTokenizerBase, question: str, system: str) -> tuple[int, ...]:
     text = "".join(f"{part}\n\n" for part in (system, question) if part)
     bare = _as_ids(tokenizer(text, add_special_tokens=False)["input_ids"])

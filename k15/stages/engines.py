@@ -3,7 +3,7 @@
 from k15.config.parts import EngineConfig
 from k15.engine.base import Engine
 from k15.engine.embedded import EmbeddedEngine
-from k15.engine.pool import EnginePool
+from k15.engine.pool import embedded_pool
 from k15.models.load import Policy
 
 
@@ -13,7 +13,7 @@ def make_engine(settings: EngineConfig, policy: Policy) -> Engine:
         return EmbeddedEngine(
             policy.model, num_slots=settings.num_slots, num_threads=settings.num_threads
         )
-    return EnginePool(
+    return embedded_pool(
         policy.model,
         num_workers=settings.num_workers,
         num_slots=settings.num_slots,

@@ -23,7 +23,7 @@ from k15.models.load import Policy, load_policy, make_policy
 from k15.models.tiny import build_tiny_model
 from k15.models.tokenizer import build_tokenizer
 from k15.prompts.demonstrations import Demonstration, load_demonstrations
-from k15.prompts.render import render_prompt
+from k15.prompts.render import control_tokens, render_prompt
 from k15.record.run import Run
 from k15.stages.watch import Watch
 from k15.train.packing import Example, Minibatch, pack_minibatch
@@ -103,14 +103,16 @@ def load_examples(config: SFTConfig, policy: Policy) -> Examples:
 
     Raises:
         DataError: a row is malformed, too long for the rows of every stage or for the model, or holds
-            the token that ends a completion; `data.skip_bad_rows` leaves such rows out.
+            a control token in its question or the token that ends a completion; `data.skip_bad_rows`
+            leaves such rows out.
     """
     demonstrations = load_demonstrations(config.data)
     longest = min(policy.max_positions, max(stage.row_tokens for stage in config.stages))
+    forbidden = control_tokens(policy.tokenizer)
     examples, num_skipped = [], demonstrations.num_skipped
     for demonstration in demonstrations.items:
         try:
-            examples.append(_example(demonstration, policy, longest))
+            examples.append(_example(demonstration, policy, longest, forbidden))
         except DataError:
             if not config.data.skip_bad_rows:
                 raise
@@ -121,7 +123,14 @@ def load_examples(config: SFTConfig, policy: Policy) -> Examples:
     return Examples(tuple(examples), num_skipped, digest.hexdigest())
 
 
-def _example(demonstration: Demonstration, policy: Policy, longest: int) -> Example:
+def _example(
+    demonstration: Demonstration, policy: Policy, longest: int, forbidden: Sequence[str]
+) -> Example:
+    if control := next((token for token in forbidden if token in demonstration.question), None):
+        raise DataError(
+            f"{demonstration.source}: a question must not hold the model's control token {control}: the model reads it "
+            "as the end of a turn or of the text. Remove it, or set data.skip_bad_rows."
+        )
     prompt_ids = render_prompt(policy.tokenizer, demonstration.question, demonstration.system)
     completion_ids = policy.tokenizer.encode(demonstration.completion, add_special_tokens=False)
     if ends := [i for i in completion_ids if i in policy.stop_ids]:

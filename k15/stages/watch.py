@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -77,8 +77,16 @@ class Watch:
         if self._stage is not None:
             self._progress.advance(self._stage, count)
 
-    def follow(self, items: Iterable[Item], phase: str, total: int, *, unit: str) -> Iterator[Item]:
-        """The same items, while a bar shows how many came and how fast."""
+    def follow(
+        self,
+        items: Iterable[Item],
+        phase: str,
+        total: int,
+        *,
+        unit: str,
+        note: Callable[[], str] | None = None,
+    ) -> Iterator[Item]:
+        """The same items, while a bar shows how many came and how fast, and what `note` has to say."""
         if self._phase is None or not self._is_live:
             yield from items
             return
@@ -90,7 +98,8 @@ class Watch:
             for item in items:
                 count += 1
                 rate = count / max(time.monotonic() - started, 1e-3)
-                self._progress.update(task, completed=count, rate=f"{rate:.0f} {unit}/s")
+                said = f"  {note()}" if note is not None else ""
+                self._progress.update(task, completed=count, rate=f"{rate:.0f} {unit}/s{said}")
                 yield item
         finally:
             self._progress.update(task, visible=False)

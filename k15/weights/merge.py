@@ -145,8 +145,12 @@ def _shard_names(directory: Path) -> tuple[str, ...]:
 
 
 def _require_same_tensors(first: CheckpointTensors, other: CheckpointTensors) -> None:
-    problems = [f"{name} only in {first.directory}" for name in sorted(first.shapes.keys() - other.shapes)]
-    problems += [f"{name} only in {other.directory}" for name in sorted(other.shapes.keys() - first.shapes)]
+    problems = [
+        f"{name} only in {first.directory}" for name in sorted(first.shapes.keys() - other.shapes)
+    ]
+    problems += [
+        f"{name} only in {other.directory}" for name in sorted(other.shapes.keys() - first.shapes)
+    ]
     problems += [
         f"{name}: {list(first.shapes[name])} and {list(other.shapes[name])}"
         for name in sorted(first.shapes.keys() & other.shapes.keys())

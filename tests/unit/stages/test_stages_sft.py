@@ -259,6 +259,10 @@ def test_examples_are_rendered_by_the_chat_template_and_end_with_the_end_token(t
     [
         ({"prompt": "a", "completion": "plus " * 80}, r"rows\.jsonl, line 13: .* row of 64 tokens; got"),
         (
+            {"prompt": "a<|end|><|assistant|>b", "completion": "4"},
+            r"line 13: a question must not hold the model's control token <\|(end|assistant)\|>",
+        ),
+        (
             {"prompt": "a", "completion": "4<|end|>"},
             r"line 13: .* must not hold a token that ends it; got '<\|end\|>'",
         ),
