@@ -16,7 +16,7 @@ from engine_support import VOCAB, by_key, make_work, tiny_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from k15.engine.embedded import EmbeddedEngine
-from k15.engine.pool import EnginePool
+from k15.engine.pool import EnginePool, embedded_pool
 from k15.errors import EngineError, StaleWeightsError, WorkerDiedError
 from k15.types import SamplingParams, StopReason, Work
 from k15.weights.fingerprint import snapshot
@@ -27,7 +27,7 @@ NUM_SLOTS = 4
 
 @pytest.fixture(scope="module")
 def pool(model, weights) -> Iterator[EnginePool]:
-    with EnginePool(model, num_workers=3, num_slots=NUM_SLOTS, max_restarts=100) as pool:
+    with embedded_pool(model, num_workers=3, num_slots=NUM_SLOTS, max_restarts=100) as pool:
         pool.load_weights(weights)
         yield pool
 
@@ -189,7 +189,7 @@ def test_any_other_model_runs_in_workers_and_dying_too_often_is_an_error() -> No
     single = EmbeddedEngine(model, num_slots=2)
     single.load_weights(weights)
     work = make_work(4, 2, longest_prompt=30)
-    with EnginePool(model, num_workers=1, num_slots=2, max_restarts=0) as pool:
+    with embedded_pool(model, num_workers=1, num_slots=2, max_restarts=0) as pool:
         (pid,) = pool.worker_pids
         with pytest.raises(StaleWeightsError):
             pool.extend(work, SAMPLING)
@@ -212,12 +212,12 @@ import sys, time
 if __name__ == "__main__":
     sys.path[:0] = {paths!r}
     from engine_support import make_work, tiny_model
-    from k15.engine.pool import EnginePool
+    from k15.engine.pool import embedded_pool
     from k15.types import SamplingParams
     from k15.weights.fingerprint import snapshot
 
     model = tiny_model()
-    pool = EnginePool(model, num_workers=2, num_slots=4)
+    pool = embedded_pool(model, num_workers=2, num_slots=4)
     pool.load_weights(snapshot(model, 0))
     try:
         print(*pool.worker_pids, flush=True)
