@@ -17,7 +17,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def wilson_interval(successes: float, total: int, *, z: float = 1.959963984540054) -> Interval:
+def wilson_interval(successes: float, total: float, *, z: float = 1.959963984540054) -> Interval:
     """Wilson's score interval of a share; with the default z it covers the true share 95 % of the time.
 
     center = (p + z^2 / 2n) / (1 + z^2 / n), half width = z sqrt(p (1-p) / n + z^2 / 4n^2) / (1 + z^2 / n).
@@ -26,7 +26,7 @@ def wilson_interval(successes: float, total: int, *, z: float = 1.95996398454005
 
     Args:
         successes: how many trials succeeded.
-        total: trials; 0 gives the whole range.
+        total: trials, or the number of independent ones they are worth; 0 gives the whole range.
         z: quantile of the normal distribution.
     """
     if total == 0:

@@ -48,6 +48,8 @@ HOMES = {
     "math_verify": "rewards/symbolic.py",
     "latex2sympy2_extended": "rewards/symbolic.py",
     "sympy": "rewards/symbolic.py",
+    "datasets": "eval/load.py",
+    "lm_eval": "eval/ifeval.py",
 }
 # These are not dependencies: whoever uses that file installs them.
 NOT_INSTALLED = ("vllm", "ray")
