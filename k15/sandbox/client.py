@@ -18,7 +18,10 @@ from k15.errors import SandboxError
 from k15.sandbox.wire import BoxSpec, FrameReader, RawRun, pack, run_from_wire, spec_to_wire
 
 # The child gets this process's import path, so that it finds what we find and nothing else.
-_CHILD = "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); from k15.sandbox import supervisor; supervisor.main()"
+_CHILD = (
+    "import sys, json; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from k15.sandbox import supervisor; supervisor.main()"
+)
 _START_SECONDS = 120.0  # generous: a loaded machine
 _STOP_SECONDS = 20.0
 _GRACE_SECONDS = 60.0  # beyond the wall limit and the queue: then the supervisor counts as lost
