@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,7 +15,12 @@ from k15.errors import ConfigError
 
 
 class StrictModel(BaseModel):
-    """A frozen table of settings; an unknown key is an error."""
+    """A frozen table of settings; an unknown key is an error.
+
+    `plain_key` is the setting that a plain value given for the whole table means: `--model DIR` sets `model.path`.
+    """
+
+    plain_key: ClassVar[str] = "path"
 
     model_config = ConfigDict(
         frozen=True,
@@ -32,7 +37,7 @@ Config = TypeVar("Config", bound=StrictModel)
 def load_config(schema: type[Config], recipe: Path | None, flags: Sequence[str] = ()) -> Config:
     """The config of a run: defaults, then the TOML file, then `--dotted.key value` flags.
 
-    A plain value given for a table sets that table's `path`, so `--model DIR` works. A switch needs no
+    A plain value given for a table sets its `plain_key`, so `--model DIR` works. A switch needs no
     value, and `none` is None, which TOML cannot write.
 
     Raises:
@@ -109,8 +114,9 @@ def _assign(tree: dict[str, Any], keys: list[str], text: str, schema: type[BaseM
     """Put a flag's value into the tree, replacing what stands there."""
     annotation = _annotation(schema, keys)
     table = _table(annotation)
-    if table is not None and "path" in table.model_fields and not text.lstrip().startswith("{"):
-        keys, annotation = [*keys, "path"], _annotation(table, ["path"])
+    plain = _plain_key(table)
+    if plain is not None and not text.lstrip().startswith("{"):
+        keys, annotation = [*keys, plain], _annotation(table, [plain])
     for depth, key in enumerate(keys[:-1], start=1):
         child = tree.setdefault(key, {})
         if isinstance(child, list):
@@ -120,9 +126,17 @@ def _assign(tree: dict[str, Any], keys: list[str], text: str, schema: type[BaseM
                 f"Write it out, as in --{above} '[...]', or change the recipe."
             )
         if not isinstance(child, dict):
-            child = tree[key] = {"path": child}
+            outer = _plain_key(_table(_annotation(schema, keys[:depth])))
+            child = tree[key] = {outer or StrictModel.plain_key: child}
         tree = child
     tree[keys[-1]] = _value(text, annotation)
+
+
+def _plain_key(table: type[BaseModel] | None) -> str | None:
+    """The key that a plain value for this table sets; None if it has none."""
+    if table is None or not issubclass(table, StrictModel) or table.plain_key not in table.model_fields:
+        return None
+    return table.plain_key
 
 
 def _annotation(schema: type[BaseModel] | None, keys: Sequence[str]) -> Any:

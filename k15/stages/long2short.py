@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,10 @@ from k15.stages.watch import Watch
 from k15.train.packing import Example
 from k15.weights.merge import Combine, merge_checkpoints
 
+# What a comparison, a merge, or a run that was killed while sampling leaves in a folder that is no run yet.
+_OWN = re.compile(
+    r"samples|start\.json|merge(\.json)?|model|measured|seed-\d+|comparison\.\w+|report\.html"
+)
 SAMPLES = "samples"  # run folder of the sampling phase, inside the run folder
 
 
@@ -37,10 +44,10 @@ def launch_long2short(config: Long2ShortConfig, run_folder: Path, options: Launc
     """
     watch = Watch("long2short", 1, quiet=options.is_quiet)
     if options.fresh and not options.dry_run:
-        _start_over(run_folder)
+        start_over(run_folder)
     if config.method == "merge":
         return merge_models(config, run_folder, options, watch)
-    config = with_model(config, _start(config, run_folder, options, watch))
+    config = with_model(config, start_of(config, run_folder, options, watch))
     if config.method == "rl":
         return launch_rl(config.rl_config(), run_folder, _going_on(options))
     samples = draw_samples(config, run_folder / SAMPLES, options)
@@ -49,7 +56,7 @@ def launch_long2short(config: Long2ShortConfig, run_folder: Path, options: Launc
     if options.dry_run:
         return True
     train = train_on_shortest if config.method == "rejection" else train_on_preferences
-    return train(config, samples, run_folder, _going_on(options), watch)
+    return train(config, samples, run_folder / SAMPLES, run_folder, _going_on(options), watch)
 
 
 def merge_models(
@@ -80,11 +87,15 @@ def combine_of(settings: MergeConfig) -> Combine:
 def train_on_shortest(
     config: Long2ShortConfig,
     samples: Sequence[PromptSamples],
+    source: Path,
     run_folder: Path,
     options: LaunchOptions,
     watch: Watch,
 ) -> bool:
     """Shortest rejection sampling: fine-tune on the shortest right sample of each prompt.
+
+    Args:
+        samples: stored in the folder `source`.
 
     Raises:
         DataError: no prompt has a right sample.
@@ -97,17 +108,21 @@ def train_on_shortest(
     if not learned.examples:
         raise _nothing_to_learn(samples)
     data = Examples(learned.examples, learned.num_unsolved, _fingerprint(learned.examples))
-    return launch_sft(config.sft_config(run_folder / SAMPLES), run_folder, options, data=data)
+    return launch_sft(config.sft_config(source), run_folder, options, data=data)
 
 
 def train_on_preferences(
     config: Long2ShortConfig,
     samples: Sequence[PromptSamples],
+    source: Path,
     run_folder: Path,
     options: LaunchOptions,
     watch: Watch,
 ) -> bool:
     """DPO on pairs of the shortest right sample with longer wrong ones and much longer right ones.
+
+    Args:
+        samples: stored in the folder `source`.
 
     Raises:
         DataError: no prompt has a pair.
@@ -120,10 +135,10 @@ def train_on_preferences(
     )
     if not learned.preferences:
         raise _nothing_to_learn(samples)
-    return launch_dpo(config.dpo_config(run_folder / SAMPLES), run_folder, options, learned.preferences)
+    return launch_dpo(config.dpo_config(source), run_folder, options, learned.preferences)
 
 
-def _start(config: Long2ShortConfig, run_folder: Path, options: LaunchOptions, watch: Watch) -> str:
+def start_of(config: Long2ShortConfig, run_folder: Path, options: LaunchOptions, watch: Watch) -> str:
     """The checkpoint to start from; chosen once, and kept for when the run goes on."""
     kept = run_folder / "start.json"
     if kept.is_file():
@@ -135,14 +150,19 @@ def _start(config: Long2ShortConfig, run_folder: Path, options: LaunchOptions, w
     return start
 
 
-def _start_over(run_folder: Path) -> None:
+def start_over(run_folder: Path) -> None:
     """Move an earlier run aside, samples and all; the phases below then find an empty folder."""
     make_directory(run_folder)
     lock = RunLock.acquire(run_folder / schema.LOCK)
     try:
         finish_moving_aside(run_folder)
-        move_aside(run_folder)
-        (run_folder / "start.json").unlink(missing_ok=True)
+        move_aside(run_folder)  # a run, with everything in it
+        left = [run_folder / name for name in sorted(os.listdir(run_folder)) if _OWN.fullmatch(name)]
+        if left:
+            aside = run_folder / f".old-{time.time_ns()}"
+            aside.mkdir()
+            for path in left:
+                path.rename(aside / path.name)
     finally:
         lock.release()
 
