@@ -19,6 +19,7 @@ from k15.config.parts import (
     RunSettings,
     Share,
 )
+from k15.config.sandbox import SandboxConfig
 
 
 class SamplerConfig(StrictModel):
@@ -134,6 +135,7 @@ class RewardsConfig(StrictModel):
     """Grading processes (for "math"; the generated families are judged in this process)."""
     max_fault_share: Share = 0.2
     """The run halts when more than this share of an iteration's verdicts are our own faults."""
+    sandbox: SandboxConfig = SandboxConfig()
 
 
 class TrainerConfig(StrictModel):

@@ -4,7 +4,8 @@ A file holds JSON lines, or one JSON array of objects, plain or gzipped. A row n
 ("question", "prompt" or "problem") and an answer ("answer", "gold" or "solution"). GSM8K's own rows
 work: their answer is a worked solution that ends in "#### N", and N is the gold answer. A "solution"
 ends in "#### N" or has a \\boxed{} answer. A row may also set "id", "difficulty" (or "level"),
-"family", "verifier" and "system".
+"family", "verifier" and "system". Where the verifier is "code", the answer is an object with the
+problem's tests (`k15.sandbox.rows`).
 """
 
 from __future__ import annotations
@@ -166,6 +167,8 @@ def _optional(row: dict[str, Any], name: str) -> str:
 
 
 def _gold(row: dict[str, Any], name: str) -> str:
+    if row.get("verifier") == "code":  # the tests, as an object or as its JSON text
+        return json.dumps(row[name]) if isinstance(row[name], dict) else _text(row, name)
     text = _text(row, name, allow_numbers=True)
     _, mark, final = text.rpartition("####")
     if mark:

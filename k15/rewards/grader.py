@@ -1,6 +1,7 @@
 """The grader: sends each completion to the verifier that its prompt names.
 
     "math"        the final answer against the gold answer (`rewards.math`)
+    "code"        the program in the reply against the problem's tests, in the sandbox (`rewards.code`)
     "task:NAME"   the generated family NAME judges the reply itself (`k15.tasks`), in this process
 
 A completion that was stopped at its cap or for repetition is judged by the same rule as any other: if
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING, Self
 
 from k15.config.rl import RewardsConfig
 from k15.errors import ConfigError, GraderFaultError
+from k15.rewards.code import CodeItem, CodeVerifier, check_tests
 from k15.rewards.extract import THINK_OPEN
 from k15.rewards.math import MathItem, MathVerifier
+from k15.sandbox.build import make_sandbox
 from k15.types import Group, Outcome, Prompt, StopReason, Trajectory, Verdict
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from k15.tasks.base import Family
 
 _MATH = "math"
+_CODE = "code"
 _TASK = "task:"
 _PROMPT_TAIL = 16  # tokens of the prompt that are read for an opened thought
 
@@ -44,19 +48,24 @@ class Grader:
         self._config = config
         self._tokenizer = tokenizer
         self._math = MathVerifier(timeout_seconds=config.timeout_seconds, num_workers=config.num_workers)
+        self._code: CodeVerifier | None = None  # made for the first program
 
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Refuse prompts that nobody can judge, before anything is generated.
 
         Raises:
-            ConfigError: a prompt names a verifier or a family that does not exist.
+            ConfigError: a prompt names a verifier or a family that does not exist, or its tests cannot be read.
         """
+        prompts = list(prompts)
+        for prompt in prompts:
+            if prompt.verifier == _CODE:
+                check_tests(prompt.answer, f"prompt {prompt.prompt_id!r}")
         for verifier, prompt in {prompt.verifier: prompt for prompt in prompts}.items():
-            if verifier == _MATH:
+            if verifier in (_MATH, _CODE):
                 continue
             if not verifier.startswith(_TASK):
                 raise ConfigError(
-                    f'the verifier of a prompt must be "math" or "task:NAME"; got {verifier!r} for prompt '
+                    f'the verifier of a prompt must be "math", "code" or "task:NAME"; got {verifier!r} for prompt '
                     f"{prompt.prompt_id!r}. Set prompts.verifier, or the row's verifier, to one of them."
                 )
             _family(verifier)
@@ -77,20 +86,22 @@ class Grader:
         """
         self.check(group.prompt for group in groups)
         verdicts: list[list[Verdict]] = [[] for _ in groups]
-        math_groups = [(i, group) for i, group in enumerate(groups) if group.prompt.verifier == _MATH]
-        items = [item for _, group in math_groups for item in self._math_items(group)]
-        judged = iter(list(self._math.judge(items)))
-        for i, group in math_groups:
-            verdicts[i] = [next(judged) for _ in group.trajectories]
+        for verifier, judge in ((_MATH, self._judge_math), (_CODE, self._judge_code)):
+            places = [i for i, group in enumerate(groups) if group.prompt.verifier == verifier]
+            judged = iter(judge([groups[i] for i in places]))
+            for i in places:
+                verdicts[i] = [next(judged) for _ in groups[i].trajectories]
         for i, group in enumerate(groups):
-            if group.prompt.verifier != _MATH:
+            if group.prompt.verifier.startswith(_TASK):
                 verdicts[i] = [self._judge_by_family(group.prompt, t) for t in group.trajectories]
         self._halt_on_faults([verdict for row in verdicts for verdict in row])
         return verdicts
 
     def close(self) -> None:
-        """End the grading processes."""
+        """End the grading processes and the sandbox."""
         self._math.close()
+        if self._code is not None:
+            self._code.close()
 
     def __enter__(self) -> Self:
         return self
@@ -105,12 +116,32 @@ class Grader:
         assert isinstance(text, str)
         return text
 
-    def _math_items(self, group: Group) -> list[MathItem]:
-        in_thought = self._decode(group.prompt.token_ids[-_PROMPT_TAIL:]).rstrip().endswith(THINK_OPEN)
-        return [
-            MathItem(group.prompt.answer, self.completion_text(trajectory), in_thought=in_thought)
-            for trajectory in group.trajectories
+    def _begins_in_thought(self, group: Group) -> bool:
+        return self._decode(group.prompt.token_ids[-_PROMPT_TAIL:]).rstrip().endswith(THINK_OPEN)
+
+    def _judge_math(self, groups: Sequence[Group]) -> list[Verdict]:
+        items = [
+            MathItem(
+                group.prompt.answer, self.completion_text(t), in_thought=self._begins_in_thought(group)
+            )
+            for group in groups
+            for t in group.trajectories
         ]
+        return list(self._math.judge(items))
+
+    def _judge_code(self, groups: Sequence[Group]) -> list[Verdict]:
+        items = [
+            CodeItem(
+                group.prompt.answer, self.completion_text(t), in_thought=self._begins_in_thought(group)
+            )
+            for group in groups
+            for t in group.trajectories
+        ]
+        if not items:
+            return []
+        if self._code is None:
+            self._code = CodeVerifier(make_sandbox(self._config.sandbox))
+        return list(self._code.judge(items))
 
     def _judge_by_family(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
         start = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,14 +32,12 @@ from k15.sandbox.client import SupervisorClient
 from k15.sandbox.compare import matches, values_match
 from k15.sandbox.judge import judge, judge_compilation
 from k15.sandbox.languages import Language, get_language
+from k15.sandbox.rows import OURS, check_job
 from k15.sandbox.wire import BoxSpec, RawRun
 
 _ARTIFACT_BYTES = 256 << 20
 _NUM_KEPT_CHECKERS = 32
 _MAX_ATTEMPTS = 3
-_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", re.ASCII)
-_OURS = "k15_"  # names that begin so are the harness's
-_MAX_FILES = 64
 _CHECKER_VERDICTS = {0: RunVerdict.OK, 1: RunVerdict.WA, 2: RunVerdict.PE}
 _CHECKER_FAILED = 3
 _TESTER_ROOM = 1.0  # seconds of CPU time that test code has beyond what it tests
@@ -107,28 +104,13 @@ class IsolatedSandbox(Sandbox):
         self._client.close()
 
     def _check(self, job: Job) -> None:
+        check_job(job)
         language = get_language(job.program.language)
         if missing := language.missing(self._config.images.get(language.name)):
             where = self._config.images.get(language.name, "this host's /usr")
             raise ConfigError(
                 f"{language.name} needs {', '.join(missing)}, and {where} does not have it. Install the package "
                 f"{language.package}, or name a root file system that has it (sandbox.images.{language.name})."
-            )
-        for name in (*job.program.files, *(job.checker.files if job.checker else ())):
-            if not _FILE_NAME.fullmatch(name) or name.startswith(_OURS):
-                raise ConfigError(
-                    f"a file beside a program has a plain name of letters, digits and _.+-, which does not begin "
-                    f"with {_OURS}; got {name!r:.80}."
-                )
-        if len(job.program.files) > _MAX_FILES:
-            raise ConfigError(
-                f"at most {_MAX_FILES} files stand beside a program; got {len(job.program.files)}."
-            )
-        calls = any(not isinstance(test, StdinTest) for test in job.tests)
-        if calls and (language.name != "python" or not job.entry_point):
-            raise ConfigError(
-                "tests that call a function need a Python program and its entry_point; got "
-                f"{language.name} and {job.entry_point!r}."
             )
 
     def _build(self, program: Program, limits: Limits) -> _Built:
@@ -367,4 +349,4 @@ def _harness_text(name: str) -> bytes:
 
 def _harness(*names: str) -> dict[str, bytes]:
     """Programs of ours for a box, by file name."""
-    return {f"{_OURS}{name}.py": _harness_text(name) for name in names}
+    return {f"{OURS}{name}.py": _harness_text(name) for name in names}

@@ -127,7 +127,7 @@ def test_faults_up_to_the_share_are_let_through(grader, family):
 
 @pytest.mark.parametrize(
     ("verifier", "message"),
-    [("maths", 'must be "math" or "task:NAME"'), ("", "must be"), ("task:x", "no family x")],
+    [("maths", 'must be "math", "code" or "task:NAME"'), ("", "must be"), ("task:x", "no family x")],
 )
 def test_an_unknown_verifier_is_refused_before_anything_is_generated(grader, family, verifier, message):
     with pytest.raises(ConfigError, match=message):
