@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -100,19 +100,36 @@ class PromptsConfig(StrictModel):
         return self
 
 
+class VllmConfig(StrictModel):
+    """Settings that only vLLM has, under vLLM's own names."""
+
+    gpu_memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the device's memory for vLLM; the trainer needs the rest. On a CPU at most this share of the
+    machine's memory goes to keys and values."""
+    max_model_len: PositiveInt | None = None
+    """Longest sequence of prompt and completion, in tokens; None = what the model takes."""
+    enforce_eager: bool | None = None
+    """No compilation and no CUDA graphs: slower, and starts at once. None = on a CPU only."""
+
+
 class EngineConfig(StrictModel):
     """Inference."""
 
-    type: Literal["embedded"] = "embedded"
-    """"embedded" is the engine of k15 itself, in PyTorch; it needs nothing else."""
+    plain_key: ClassVar[str] = "type"
+
+    type: Literal["embedded", "vllm"] = "embedded"
+    """"embedded" is the engine of k15 itself, in PyTorch; it needs nothing else. "vllm" must be installed
+    (docs/engines.md)."""
     num_workers: Annotated[int, Field(ge=1)] = 1
-    """Engine processes. 1 runs inside this process. The tokens do not depend on it."""
+    """Engine processes. 1 embedded engine runs inside this process, vLLM never does. The tokens do not depend
+    on it."""
     num_slots: PositiveInt = 64
     """Trajectories each worker extends at the same time; the rest wait for a free slot."""
     num_threads: PositiveInt = 1
     """CPU threads of each worker."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often a dead worker process is started again in one iteration before the run stops."""
+    vllm: VllmConfig = VllmConfig()
 
 
 class EvaluationConfig(StrictModel):
