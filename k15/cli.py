@@ -141,7 +141,6 @@ def _add_eval(commands: argparse._SubParsersAction) -> None:
     evaluation.add_argument(
         "--run", type=Path, default=None, metavar="DIR", help="folder; an evaluation there goes on"
     )
-    evaluation.add_argument("--engine", default=None, metavar="TYPE", help="short for --engine.type")
     evaluation.add_argument(
         "--rescore", type=Path, metavar="DIR", help="judge the stored samples again, without the model"
     )
@@ -250,8 +249,6 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return _rescore(options.rescore, rest)
     model = rest[0] if rest and not rest[0].startswith("-") else None
     flags = [f"--model.path={model}", *rest[1:]] if model is not None else list(rest)
-    if options.engine is not None:
-        flags.append(f"--engine.type={options.engine}")
     config = load_config(EvalConfig, None, flags)
     _quiet_libraries()
     from k15.stages.evaluation import EvaluationOptions, default_folder, run_evaluation

@@ -43,7 +43,7 @@ class EvalConfig(StrictModel):
     system: str = ""
     """A system message put before every question; "" for none."""
     verifier: str = "math"
-    """Who judges the answers of your own files, where a row does not say: math or exact."""
+    """Who judges the answers of your own files, where a row does not say: math, exact or code."""
     max_invalid_share: Share = 0.01
     """A benchmark is INVALID when more than this share of its verdicts are our own faults."""
     seed: int = 0

@@ -13,6 +13,8 @@ from typing import Any
 from k15.eval.choice import LETTERS, ask
 from k15.eval.problem import Problem
 from k15.prompts.rows import BadRowError, read_row
+from k15.prompts.rows import Row as CheckedRow
+from k15.sandbox.rows import read_job
 
 Row = Mapping[str, Any]
 Reader = Callable[[Row, int], Problem]
@@ -157,9 +159,11 @@ def own_reader(verifier: str) -> Reader:
             return read_choice(row, number)
         checked = read_row(row)
         named = checked.verifier or verifier
+        if named == "code":
+            return _own_code(checked, number)
         if named not in ("math", "exact") and not named.startswith("task:"):
-            cure = 'Write "math", "exact" or "task:NAME"'
-            raise BadRowError("verifier", "must be one that judges answers alone", named, cure)
+            cure = 'Write "math", "exact", "code" or "task:NAME"'
+            raise BadRowError("verifier", "must be one that k15 eval knows", named, cure)
         solution = row.get("solution") or (
             row.get("answer") if "####" in str(row.get("answer")) else None
         )
@@ -168,11 +172,32 @@ def own_reader(verifier: str) -> Reader:
             question=checked.question,
             gold=checked.answer,
             verifier=named,
-            difficulty=f"{checked.difficulty:g}" if checked.difficulty is not None else "",
+            difficulty=_level(checked),
             solution=str(solution or f"\\boxed{{{checked.answer}}}"),
         )
 
     return read
+
+
+def _own_code(row: CheckedRow, number: int) -> Problem:
+    """A programming problem of one's own, whose answer is its tests in the form of `k15.sandbox.rows`."""
+    try:
+        read_job({"language": "python", **json.loads(row.answer)}, "")
+    except (ValueError, TypeError) as error:
+        cure = "Write an object with tests, as for k15 grade code"
+        raise BadRowError("answer", f"must hold tests: {error}"[:200], row.answer, cure) from None
+    return Problem(
+        problem_id=row.row_id or f"line {number}",
+        question=row.question,
+        gold="",
+        verifier="code",
+        difficulty=_level(row),
+        details={"kind": "tests", "tests": row.answer},
+    )
+
+
+def _level(row: CheckedRow) -> str:
+    return f"{row.difficulty:g}" if row.difficulty is not None else ""
 
 
 def _text(row: Row, name: str) -> str:

@@ -19,13 +19,15 @@ from typing import Self
 from k15.config.rl import RewardsConfig
 from k15.errors import ConfigError
 from k15.eval.choice import LETTERS, judge_choice
-from k15.eval.code import code_job, code_verdict, program_in
+from k15.eval.code import code_job
 from k15.eval.exact import normalise
 from k15.eval.ifeval import judge_ifeval, require_ifeval
 from k15.eval.problem import Problem, Sample
+from k15.rewards.code import code_verdict, extract_program
 from k15.rewards.extract import THINK_CLOSE, THINK_OPEN, extract_answer
 from k15.rewards.math import MathItem, MathVerifier
 from k15.sandbox.base import Job, Sandbox
+from k15.sandbox.build import make_sandbox
 from k15.tasks import get_family
 from k15.types import Outcome, Verdict
 
@@ -54,20 +56,20 @@ class Judge:
     """Judges replies to problems.
 
     Args:
-        config: limits of the grading processes.
-        open_sandbox: makes the sandbox when the first code is to be judged; None refuses code.
+        config: limits of the grading processes, and the sandbox.
     """
 
-    def __init__(self, config: RewardsConfig, open_sandbox: Callable[[], Sandbox] | None = None) -> None:
+    def __init__(self, config: RewardsConfig) -> None:
+        self._config = config
         self._math = MathVerifier(timeout_seconds=config.timeout_seconds, num_workers=config.num_workers)
-        self._open_sandbox = open_sandbox
-        self._sandbox: Sandbox | None = None
+        self._sandbox: Sandbox | None = None  # made for the first program
 
     def check(self, verifiers: Iterable[str]) -> None:
         """Refuse what cannot be judged here, before anything is generated.
 
         Raises:
-            ConfigError: a verifier does not exist, or something that it needs is missing.
+            ConfigError: a verifier does not exist, or something that it needs is not installed.
+            SandboxError: there is code to judge, and this host has no sandbox.
         """
         for verifier in sorted(set(verifiers)):
             if verifier.startswith(TASK):
@@ -75,7 +77,7 @@ class Judge:
             elif verifier == "ifeval":
                 require_ifeval()
             elif verifier == "code":
-                self._require_sandbox()
+                self.sandbox()
             elif verifier not in ("math", "choice", "exact"):
                 raise ConfigError(
                     f'a verifier must be math, choice, exact, code, ifeval or "task:NAME"; got {verifier!r}.'
@@ -139,28 +141,27 @@ class Judge:
         (verdict,) = self._math.judge([MathItem(one, other, is_reply=False)])
         return verdict.outcome is Outcome.RIGHT
 
-    def _require_sandbox(self) -> Sandbox:
+    def sandbox(self) -> Sandbox:
+        """Where code is run; made when it is first needed."""
         if self._sandbox is None:
-            if self._open_sandbox is None:
-                raise ConfigError("code is judged in the sandbox, and there is none here.")
-            self._sandbox = self._open_sandbox()
+            self._sandbox = make_sandbox(self._config.sandbox)
         return self._sandbox
 
     def _judge_code(self, todo: Sequence[tuple[int, Problem, Reply]]) -> dict[int, Verdict]:
         verdicts: dict[int, Verdict] = {}
         jobs: list[tuple[int, Job]] = []
         for i, problem, reply in todo:
-            tail = after_thought(reply)
-            code = program_in(tail) if tail is not None else ""
+            code = extract_program(reply.text, in_thought=reply.in_thought)
             if not code.strip():
-                verdicts[i] = Verdict(Outcome.NO_ANSWER, "no answer: there is no fenced block of code")
+                reason = "no answer: no complete fenced block of code after the thought"
+                verdicts[i] = Verdict(Outcome.NO_ANSWER, reason)
                 continue
             try:
                 jobs.append((i, code_job(problem.details, code)))
             except ValueError as error:
                 verdicts[i] = Verdict(Outcome.FAULT, f"{problem.problem_id}: {error}"[:MAX_REASON])
         if jobs:
-            results = self._require_sandbox().run_many(job for _, job in jobs)
+            results = self.sandbox().run_many(job for _, job in jobs)
             for (i, _), result in zip(jobs, results, strict=True):
                 verdicts[i] = code_verdict(result)
         return verdicts

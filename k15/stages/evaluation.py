@@ -27,6 +27,7 @@ from k15.models.load import Policy, load_policy
 from k15.record import schema
 from k15.record.checkpoint import newest_valid
 from k15.record.signals import StopFlag
+from k15.stages.card import add_scores, require_card_folder
 from k15.stages.engines import make_engine
 from k15.stages.watch import Watch
 from k15.types import SamplingParams, Weights
@@ -85,6 +86,8 @@ def run_evaluation(config: EvalConfig, path: Path, options: EvaluationOptions) -
     with Judge(config.rewards) as judge:
         judge.check(problem.verifier for b in benchmarks for problem in b.problems)
         source = find_model(config.model.path)
+        if options.with_card:
+            require_card_folder(Path(source))
         policy = load_policy(config.model.model_copy(update={"path": source}))
         plans = [_plan(config, benchmark, policy, judge, watch) for benchmark in benchmarks]
         weights = snapshot(policy.model, 0)
@@ -107,6 +110,8 @@ def run_evaluation(config: EvalConfig, path: Path, options: EvaluationOptions) -
             folder.write_scores(content)
     for line in table(content["benchmarks"]):
         watch.line(line)
+    if options.with_card and is_whole:
+        watch.line(f"the scores stand in {add_scores(Path(source), content)}")
     return content
 
 

@@ -18,6 +18,7 @@ from k15.prompts.load import PromptSet, load_prompts
 from k15.record.durable import as_disk_error
 from k15.record.run import Run
 from k15.rewards.grader import Grader
+from k15.stages.card import write_run_card
 from k15.stages.engines import make_engine
 from k15.stages.rl import evaluate_at_end, train_rl
 from k15.stages.sft import Examples, Plan, load_examples, make_or_load_policy, plan_steps, train_sft
@@ -228,6 +229,7 @@ def _describe(config: RLConfig, policy: Policy, prompts: PromptSet) -> str:
 def _save_model(policy: Policy, run_folder: Path) -> None:
     try:
         save_policy(policy, run_folder / FINAL_MODEL)
+        write_run_card(run_folder, run_folder / FINAL_MODEL)
     except Exception as error:
         disk_error = as_disk_error(error)
         if disk_error is None:
