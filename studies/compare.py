@@ -1,10 +1,11 @@
 """Compare settings on the laptop task, several seeds each, from one warm-up model.
 
-    python studies/compare.py tau staleness reset baseline loss
+    python studies/compare.py tau staleness reset baseline loss     # or: all
 
 Every variant runs the demo's RL recipe on fewer prompts, from the same warm-up weights, without length
-penalty, and is evaluated on held-out problems at the end. Prints a table with means and 95 % intervals
-over all samples, and appends the results to studies/results.json.
+penalty unless it is what is varied, and is evaluated on held-out problems at the end. Prints a table with
+means and 95 % intervals over all samples, and appends the results to studies/results.json. Variants
+that come to the same settings are run once.
 """
 
 from __future__ import annotations
@@ -51,6 +52,38 @@ STUDIES: dict[str, dict[str, list[str]]] = {
         "ReST": ["--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group"],
     },
     "negatives": {n: ["--algorithm.negative_drop", n] for n in ("0", "0.5", "1")},
+    "group size": {
+        k: ["--rollout.group_size", k, "--rollout.prompts_in_flight", n]  # as many completions
+        for k, n in (("4", "48"), ("8", "24"), ("16", "12"))
+    },
+    "prompts": {n: ["--rollout.prompts_in_flight", n] for n in ("12", "24", "48")},
+    "rate": {rate: ["--trainer.learning_rate", rate] for rate in ("5e-5", "1e-4", "2e-4", "4e-4")},
+    "clip": {n: ["--trainer.grad_clip", n] for n in ("0.1", "1.0", "10", "1000")},
+    "penalty": {
+        w: ["--length_penalty.weight", w, "--length_penalty.start_iteration", "7"]
+        for w in ("0", "0.5", "1.0", "2.0")
+    },
+    "temperature": {t: ["--rollout.temperature", t] for t in ("0.8", "1.0", "1.2")},
+    "sampling": {
+        "uniform": [],
+        "prioritized": ["--sampling.strategy", "prioritized", "--sampling.switch_iteration", "0"],
+        "prioritized, no memory": [
+            "--sampling.strategy",
+            "prioritized",
+            "--sampling.switch_iteration",
+            "0",
+            "--sampling.success_rate_decay",
+            "0",
+        ],
+        "curriculum": [
+            "--sampling.strategy",
+            "curriculum",
+            "--sampling.switch_iteration",
+            "4",
+            "--sampling.hard_difficulty",
+            "2",
+        ],
+    },
 }
 
 
@@ -58,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", nargs="+", choices=[*STUDIES])
+    parser.add_argument("studies", nargs="+", choices=["all", *STUDIES])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=14)
     parser.add_argument(
@@ -67,12 +100,16 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="k15-compare-"))
     model = options.model or _warm_up(folder)
-    for study in options.studies:
+    known: dict[str, dict] = {}
+    for study in STUDIES if "all" in options.studies else options.studies:
         print(f"\n{study}: {options.iterations} iterations, {options.seeds} seeds")
         for name, flags in STUDIES[study].items():
-            row = _measure(folder, model, flags, options.iterations, options.seeds)
+            settings = _config(model, 0, options.iterations, flags).model_dump_json()
+            if settings not in known:
+                known[settings] = _measure(folder, model, flags, options.iterations, options.seeds)
+            row = known[settings]
             print(
-                f"  {name:<15} {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] {row['tokens']:.0f} tokens "
+                f"  {name:<22} {row['accuracy']:.1%} [{row['low']:.1%}, {row['high']:.1%}] {row['tokens']:.0f} tokens "
                 f" by seed {' '.join(f'{a:.1%}' for a in row['by_seed'])}  force {row['force']:.2f}",
                 flush=True,
             )
@@ -94,13 +131,17 @@ def _warm_up(folder: Path) -> Path:
     return folder / "warmup" / "model"
 
 
+def _config(model: Path, seed: int, iterations: int, flags: list[str]) -> RLConfig:
+    asked = ["--model", str(model), "--num_iterations", str(iterations), "--run.seed", str(seed)]
+    return load_config(RLConfig, recipe("laptop/rl.toml"), [*BASE, *asked, *flags])
+
+
 def _measure(folder: Path, model: Path, flags: list[str], iterations: int, num_seeds: int) -> dict:
     """Final held-out accuracy and tokens of a variant, pooled over seeds."""
     accuracies, tokens, forces, samples = [], [], [], 0
     for seed in range(num_seeds):
         run = folder / "run"
-        asked = ["--model", str(model), "--num_iterations", str(iterations), "--run.seed", str(seed)]
-        launch_rl(load_config(RLConfig, recipe("laptop/rl.toml"), [*BASE, *asked, *flags]), run, QUIET)
+        launch_rl(_config(model, seed, iterations, flags), run, QUIET)
         metrics = RunReader(run).metrics
         accuracies.append(metrics[-1]["eval/accuracy"])
         tokens.append(metrics[-1]["eval/length_mean"])
