@@ -20,8 +20,9 @@ class SandboxConfig(StrictModel):
     SandboxFusion-compatible service; "unsafe-local" isolates nothing and is never chosen by itself."""
     num_slots: SlotCount = 2
     """Boxes that run at the same time; about one a core."""
-    num_warm: Annotated[int, Field(ge=0, le=256)] = 0
-    """Boxes with Python already started that wait for a program, each for one; 0 = none. Bubblewrap only."""
+    warm: bool = False
+    """Keep a box with Python already started for each slot; it serves one program. Bubblewrap only, and not
+    where an image is set for Python."""
     strict: bool = False
     """Refuse to start where this host cannot enforce all limits; `k15 sandbox doctor` says which."""
     cgroups: Literal["auto", "v1", "v2", "none"] = "auto"

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k15.sandbox.base import Limits
+from k15.sandbox.launch import EXTRA_PROCESSES
 
 _CONTROLLERS = ("memory", "pids", "cpuacct", "cpu")
 _REQUIRED = ("memory", "pids", "cpuacct")
-_EXTRA_PROCESSES = 3  # the back end's own, which are counted too
 _EXTRA_MEMORY = 4 << 20  # bytes, for the same
 _EMPTY_SECONDS = 2.0
 
@@ -107,7 +107,7 @@ class GroupV1(Group):
             self._write("memory", "memory.limit_in_bytes", memory)
             with contextlib.suppress(OSError):
                 self._write("memory", "memory.memsw.limit_in_bytes", memory)
-            self._write("pids", "pids.max", limits.processes + _EXTRA_PROCESSES)
+            self._write("pids", "pids.max", limits.processes + EXTRA_PROCESSES)
             self._limits = wanted
         self._write("memory", "memory.max_usage_in_bytes", 0)
         self._write("cpuacct", "cpuacct.usage", 0)
@@ -171,7 +171,7 @@ class GroupV2(Group):
         self._write("memory.max", (limits.memory_mb << 20) + _EXTRA_MEMORY)
         with contextlib.suppress(OSError):  # no swap in this kernel
             self._write("memory.swap.max", 0)
-        self._write("pids.max", limits.processes + _EXTRA_PROCESSES)
+        self._write("pids.max", limits.processes + EXTRA_PROCESSES)
         if self._peak is not None:
             try:
                 os.pwrite(self._peak, b"0", 0)

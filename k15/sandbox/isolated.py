@@ -75,7 +75,7 @@ class IsolatedSandbox(Sandbox):
             {
                 "backend": config.backend,
                 "num_slots": max(2, config.num_slots),  # two boxes that talk to each other need both
-                "num_warm": config.num_warm,
+                "warm": config.warm and "python" not in config.images,
                 "cgroups": config.cgroups,
                 "cgroup_parent": str(config.cgroup_parent) if config.cgroup_parent else None,
             }
@@ -290,7 +290,9 @@ class IsolatedSandbox(Sandbox):
             executable=(language.artifact,) if language.artifact else (),
             stdin=stdin,
             result_bytes=result_bytes,
-            is_warm=language.name == "python" and self._config.num_warm > 0,
+            is_warm=language.name == "python"
+            and self._config.warm
+            and "python" not in self._config.images,
         )
 
     def _spec(self, language: Language, argv: tuple[str, ...], limits: Limits, **more: Any) -> BoxSpec:

@@ -17,6 +17,8 @@ from k15.sandbox.wire import BoxSpec
 RESERVED = 100
 """The supervisor's own files have numbers from here on, so that none of them is in a child's way."""
 STATUS_FD = 5
+EXTRA_PROCESSES = 3
+"""The back end's own in a box, which are counted, too."""
 _SIGNALS_TO_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
@@ -82,7 +84,7 @@ def spawn(
     return process_id
 
 
-def rlimits(spec: BoxSpec, *, has_group: bool) -> list[tuple[int, int]]:
+def rlimits(spec: BoxSpec, slot: Slot, *, has_group: bool) -> list[tuple[int, int]]:
     """Limits of each process, as (resource, value); without a control group they also stand in for it."""
     limits: Limits = spec.limits
     found = [
@@ -97,6 +99,8 @@ def rlimits(spec: BoxSpec, *, has_group: bool) -> list[tuple[int, int]]:
     if not has_group:
         kind = resource.RLIMIT_AS if spec.limit_address_space else resource.RLIMIT_DATA
         found.append((kind, (limits.memory_mb << 20) + (64 << 20)))  # libraries count, but are shared
+        if slot.user is not None:  # a user's own other processes would count, too
+            found.append((resource.RLIMIT_NPROC, limits.processes + EXTRA_PROCESSES))
     return found
 
 

@@ -27,7 +27,9 @@ from typing import Any
 from k15.errors import SandboxError
 from k15.sandbox.box import Box, make_pipe
 from k15.sandbox.cgroups import Group, find_places, make_groups
+from k15.sandbox.cold import ColdBox
 from k15.sandbox.launch import RESERVED, Launcher, Slot
+from k15.sandbox.warm import Nursery, WarmBox
 from k15.sandbox.wire import BoxSpec, FrameReader, RawRun, pack, run_to_wire, spec_from_wire
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -52,10 +54,17 @@ class Supervisor:
         launcher: the back end.
         groups: a control group for each slot, or none at all.
         num_slots: how many slots.
+        is_warm: keep a box with Python already started in each slot.
     """
 
     def __init__(
-        self, channel: socket.socket, launcher: Launcher, groups: list[Group], num_slots: int
+        self,
+        channel: socket.socket,
+        launcher: Launcher,
+        groups: list[Group],
+        num_slots: int,
+        *,
+        is_warm: bool = False,
     ) -> None:
         self._channel = channel
         self._launcher = launcher
@@ -75,6 +84,10 @@ class Supervisor:
         self._frames = FrameReader()
         self._outgoing = bytearray()
         self._is_open = True
+        self._nursery: Nursery | None = None
+        if is_warm:
+            user = None if first_user is None else first_user + num_slots
+            self._nursery = Nursery(Slot(num_slots, user), self._selector, self._start_waiting)
         channel.setblocking(False)
         self._selector.register(channel, selectors.EVENT_READ, self._talk)
 
@@ -91,6 +104,8 @@ class Supervisor:
                 for box in list(self._running):
                     box.look(now)
                 next_look = now + _LOOK_SECONDS
+        if self._nursery is not None:
+            self._nursery.close()
         self._launcher.close()
         for group in self._groups:
             group.empty()
@@ -144,23 +159,58 @@ class Supervisor:
         self._waiting.append(_Request(message["id"], specs))
 
     def _start_waiting(self) -> None:
-        while self._waiting and len(self._free) >= len(self._waiting[0].specs):
-            self._start(self._waiting.popleft())
+        """Start requests in their order, as long as there are slots (and prepared boxes) for them."""
+        while self._waiting and self._free:
+            slots = self._choose(self._waiting[0].specs)
+            if slots is None:
+                return
+            self._start(self._waiting.popleft(), slots)
 
-    def _start(self, request: _Request) -> None:
+    def _choose(self, specs: list[BoxSpec]) -> list[Slot] | None:
+        """Slots for the boxes of a request, None if it has to wait."""
+        nursery = self._nursery
+        if nursery is None or not nursery.is_usable:
+            return [self._free.popleft() for _ in specs] if len(self._free) >= len(specs) else None
+        for slot in self._free:
+            nursery.prepare(slot, self._group(slot))
+        chosen: list[Slot] = []
+        for spec in specs:
+            fitting = [s for s in self._free if s not in chosen and nursery.has(s) == spec.is_warm]
+            if not spec.is_warm and not fitting:
+                fitting = [s for s in self._free if s not in chosen]
+            if not fitting:
+                return None
+            chosen.append(fitting[0])
+        for slot in chosen:
+            self._free.remove(slot)
+        return chosen
+
+    def _group(self, slot: Slot) -> Group | None:
+        return self._groups[slot.index] if self._groups else None
+
+    def _start(self, request: _Request, slots: list[Slot]) -> None:
         links: list[tuple[int, int] | None] = [None] * len(request.specs)
         if len(request.specs) == 2:
             there, back = make_pipe(), make_pipe()
             links = [(there.read, back.write), (back.read, there.write)]
-        for index, (spec, link) in enumerate(zip(request.specs, links, strict=True)):
-            slot = self._free.popleft()
-            group = self._groups[slot.index] if self._groups else None
-            box = Box(spec, slot, group, self._selector, self._finish, link)
+        for index, (spec, slot, link) in enumerate(zip(request.specs, slots, links, strict=True)):
+            box = self._make_box(spec, slot, link)
             self._running[box] = (request, index)
             try:
-                box.start(self._launcher)
+                box.start()
             except OSError as error:  # no file descriptors, no processes, no memory left for us
                 self._drop(box, RawRun(fault=f"the box could not be started: {error}"))
+
+    def _make_box(self, spec: BoxSpec, slot: Slot, link: tuple[int, int] | None) -> Box:
+        group = self._group(slot)
+        if self._nursery is not None:
+            if spec.is_warm and self._nursery.has(slot):
+                prepared = self._nursery.take(slot)
+                return WarmBox(spec, slot, group, self._selector, self._finish, link, prepared=prepared)
+            self._nursery.discard(slot)
+            if group is not None:
+                group.empty()
+        return ColdBox(spec, slot, group, self._selector, self._finish, link, launcher=self._launcher)
 
     def _finish(self, box: Box) -> None:
         run = box.raw_run()
@@ -172,6 +222,8 @@ class Supervisor:
         request.runs[index] = run
         if not box.is_stuck:  # a slot with a process that cannot be killed is not used again
             self._free.append(box.slot)
+            if self._nursery is not None and self._is_open:
+                self._nursery.prepare(box.slot, self._group(box.slot))
         if len(request.runs) == len(request.specs) and self._is_open:
             messages, blobs = [], []
             for place in range(len(request.specs)):
@@ -216,7 +268,7 @@ def main() -> None:
     except (SandboxError, OSError) as error:
         channel.sendall(pack({"error": str(error)}))
         return
-    supervisor = Supervisor(channel, launcher, groups, settings["num_slots"])
+    supervisor = Supervisor(channel, launcher, groups, settings["num_slots"], is_warm=settings["warm"])
     supervisor.send({"ready": {"cgroups": places.version, "reason": places.reason}}, [])
     supervisor.serve()
 
