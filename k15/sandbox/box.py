@@ -124,6 +124,11 @@ class Box(ABC):
     def _why_not_started(self) -> str:
         """What kept the program from being started, "" if nothing did."""
 
+    @property
+    def own_processes(self) -> tuple[int, ...]:
+        """Children of the supervisor that this box waits for itself."""
+        return (self._first,)
+
     def look(self, now: float) -> None:
         """Compare what the box uses with its limits; called every few milliseconds."""
         if self._killed_at is not None:

@@ -26,6 +26,7 @@ _HIDDEN = (
     "media",
     "lost+found",
 )  # of an image
+_SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _PASSWD = b"root:x:0:0::/tmp:/bin/sh\nbox:x:1000:1000::/tmp:/bin/sh\n"
 BOX_USER = 1000
 
@@ -98,16 +99,22 @@ def _entries(root: str) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _host_entries(paths: tuple[str, ...]) -> tuple[str, ...]:
     words = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+    for path, target in host_links().items():
+        words += ["--symlink", target, path]
+    for name in _SYSTEM_FOLDERS:
         path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", os.readlink(path), str(path)]
-        elif path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             words += ["--ro-bind", str(path), str(path)]
     for path in paths:
         if Path(path).exists():
             words += ["--ro-bind", path, path]
     return tuple(words)
+
+
+def host_links() -> dict[str, str]:
+    """Links at the host's top level into its /usr, as they are on a merged system: path -> target."""
+    paths = [Path("/", name) for name in _SYSTEM_FOLDERS]
+    return {str(path): os.readlink(path) for path in paths if path.is_symlink()}
 
 
 def root_words(root: str | None, host_paths: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,6 +20,17 @@ from k15.sandbox.launch import EXTRA_PROCESSES
 
 _CONTROLLERS = ("memory", "pids", "cpuacct", "cpu")
 _REQUIRED = ("memory", "pids", "cpuacct")
+# controller, file, how it is opened; the kernel may not have memsw, which counts swap
+_FILES_V1 = (
+    ("memory", "memory.force_empty", os.O_WRONLY),
+    ("memory", "memory.limit_in_bytes", os.O_RDWR),
+    ("memory", "memory.memsw.limit_in_bytes", os.O_RDWR),
+    ("memory", "memory.max_usage_in_bytes", os.O_RDWR),
+    ("memory", "memory.oom_control", os.O_RDONLY),
+    ("pids", "pids.max", os.O_RDWR),
+    ("pids", "cgroup.procs", os.O_RDONLY),
+    ("cpuacct", "cpuacct.usage", os.O_RDWR),
+)
 _EXTRA_MEMORY = 4 << 20  # bytes, for the same
 _EMPTY_SECONDS = 2.0
 
@@ -81,10 +92,18 @@ class GroupV1(Group):
     """
 
     def __init__(self, folders: dict[str, Path]) -> None:
-        self._folders = folders
-        self._files: dict[tuple[str, str], int] = {}
+        self._places = [
+            (os.open(folder.parent, os.O_PATH | os.O_CLOEXEC), folder.name)
+            for folder in sorted(set(folders.values()))
+        ]
         for folder in set(folders.values()):
             folder.mkdir(exist_ok=True)
+        # All opened now: the supervisor may later hide these folders from the programs that it starts.
+        self._files = {
+            name: os.open(folders[controller] / name, flags | os.O_CLOEXEC)
+            for controller, name, flags in _FILES_V1
+            if (folders[controller] / name).exists()
+        }
         self._entrances = tuple(
             os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             for folder in sorted(set(folders.values()))
@@ -101,51 +120,43 @@ class GroupV1(Group):
         if wanted != self._limits:
             memory = (limits.memory_mb << 20) + _EXTRA_MEMORY
             with contextlib.suppress(OSError):  # what earlier runs left cached
-                self._write("memory", "memory.force_empty", 0)
-            with contextlib.suppress(OSError):  # the kernel may not count swap
-                self._write("memory", "memory.memsw.limit_in_bytes", -1)
-            self._write("memory", "memory.limit_in_bytes", memory)
+                self._write("memory.force_empty", 0)
             with contextlib.suppress(OSError):
-                self._write("memory", "memory.memsw.limit_in_bytes", memory)
-            self._write("pids", "pids.max", limits.processes + EXTRA_PROCESSES)
+                self._write("memory.memsw.limit_in_bytes", -1)
+            self._write("memory.limit_in_bytes", memory)
+            with contextlib.suppress(OSError):
+                self._write("memory.memsw.limit_in_bytes", memory)
+            self._write("pids.max", limits.processes + EXTRA_PROCESSES)
             self._limits = wanted
-        self._write("memory", "memory.max_usage_in_bytes", 0)
-        self._write("cpuacct", "cpuacct.usage", 0)
+        self._write("memory.max_usage_in_bytes", 0)
+        self._write("cpuacct.usage", 0)
         self._oom_kills_before += self.num_oom_kills()
 
     def cpu_seconds(self) -> float:
-        return int(self._read("cpuacct", "cpuacct.usage")) / 1e9
+        return int(self._read("cpuacct.usage")) / 1e9
 
     def memory_bytes(self) -> int:
-        return int(self._read("memory", "memory.max_usage_in_bytes"))
+        return int(self._read("memory.max_usage_in_bytes"))
 
     def num_oom_kills(self) -> int:
-        return _field(self._read("memory", "memory.oom_control"), "oom_kill") - self._oom_kills_before
+        return _field(self._read("memory.oom_control"), "oom_kill") - self._oom_kills_before
 
     def process_ids(self) -> list[int]:
-        return [int(line) for line in self._read("pids", "cgroup.procs").split()]
+        return [int(line) for line in self._read("cgroup.procs").split()]
 
     def remove(self) -> None:
         for file in (*self._files.values(), *self._entrances):
             os.close(file)
-        self._files.clear()
-        for folder in set(self._folders.values()):
-            _remove(folder)
+        for parent, name in self._places:
+            _remove(name, parent)
+            os.close(parent)
 
-    def _write(self, controller: str, name: str, value: int) -> None:
-        os.pwrite(self._open(controller, name), str(value).encode(), 0)
+    def _write(self, name: str, value: int) -> None:
+        if name in self._files:
+            os.pwrite(self._files[name], str(value).encode(), 0)
 
-    def _read(self, controller: str, name: str) -> str:
-        return _read_all(self._open(controller, name))
-
-    def _open(self, controller: str, name: str) -> int:
-        if (controller, name) not in self._files:
-            path = self._folders[controller] / name
-            flags = os.O_WRONLY if name == "memory.force_empty" else os.O_RDWR
-            if name in ("cgroup.procs", "memory.oom_control"):
-                flags = os.O_RDONLY
-            self._files[controller, name] = os.open(path, flags | os.O_CLOEXEC)
-        return self._files[controller, name]
+    def _read(self, name: str) -> str:
+        return _read_all(self._files[name])
 
 
 class GroupV2(Group):
@@ -202,7 +213,7 @@ class GroupV2(Group):
     def remove(self) -> None:
         for file in (*self._entrances, *([] if self._peak is None else [self._peak])):
             os.close(file)
-        _remove(self._folder)
+        _remove(str(self._folder))
 
     def _write(self, name: str, value: int) -> None:
         (self._folder / name).write_text(str(value))
@@ -367,11 +378,11 @@ def _own_groups() -> dict[str, str]:
     return own
 
 
-def _remove(folder: Path) -> None:
+def _remove(folder: str, parent: int | None = None) -> None:
     deadline = time.monotonic() + _EMPTY_SECONDS
     while True:
         try:
-            folder.rmdir()
+            os.rmdir(folder, dir_fd=parent)
             return
         except FileNotFoundError:
             return

@@ -38,7 +38,7 @@ class SupervisorClient:
         self._settings = settings
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._pending: dict[int, Future[list[RawRun]]] = {}
+        self._pending: dict[int, tuple[Future[list[RawRun]], int]] = {}  # and how many runs it waits for
         self._slots = threading.BoundedSemaphore(settings["num_slots"])
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -82,7 +82,7 @@ class SupervisorClient:
                     self._start()
                 assert self._socket is not None
                 number = next(self._numbers)
-                self._pending[number] = future
+                self._pending[number] = future, len(specs)
                 with contextlib.suppress(OSError):  # it died; the reading thread settles the future
                     self._socket.sendall(pack({"do": "run", "id": number, "boxes": messages}, blobs))
             try:
@@ -157,16 +157,15 @@ class SupervisorClient:
         channel.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
-        for future in lost.values():
-            if not future.done():
-                future.set_result([RawRun(fault="the sandbox supervisor died")] * 2)
+        for future, count in lost.values():
+            future.set_result([RawRun(fault="the sandbox supervisor died")] * count)
 
     def _settle(self, message: dict[str, Any], blobs: list[bytes]) -> None:
         runs = [run_from_wire(item, blobs[3 * i : 3 * i + 3]) for i, item in enumerate(message["runs"])]
         with self._lock:
-            future = self._pending.pop(message["id"], None)
-        if future is not None:
-            future.set_result(runs)
+            waiting = self._pending.pop(message["id"], None)
+        if waiting is not None:
+            waiting[0].set_result(runs)
 
     def _drop(self) -> None:
         """Kill a supervisor that hangs; the next call starts another one."""

@@ -62,6 +62,14 @@ class ColdBox(Box):
                 with contextlib.suppress(OSError):
                     resource.prlimit(process_id, resource.RLIMIT_NPROC, (most, most))
 
+    @property
+    def own_processes(self) -> tuple[int, ...]:
+        return self._first, self._monitor
+
+    def _kill(self, now: float) -> None:
+        super()._kill(now)
+        self._launcher.kill(self._monitor)
+
     def _wait_for(self, pidfd: int, then: Any) -> None:
         self._pidfds.add(pidfd)
         self._selector.register(pidfd, selectors.EVENT_READ, then)
@@ -73,6 +81,7 @@ class ColdBox(Box):
         self._forget(pidfd)
         self._pidfds.discard(pidfd)
         self._drain_status()
+        self._launcher.kill(self._monitor)
         if self._first_fd:  # it has become our child; with it all others go
             send_kill(self._first_fd)
             self._selector.register(self._first_fd, selectors.EVENT_READ, self._reap_first)
@@ -115,19 +124,15 @@ class ColdBox(Box):
         code = os.waitstatus_to_exitcode(self._wait_status)
         if code < 0:
             return None, -code
-        if self._launcher.reports_start and 128 < code < 128 + signal.NSIG:
+        if self._launcher.reports_signals and 128 < code < 128 + signal.NSIG:
             return None, code - 128  # how a back end tells that a signal ended the program
         return code, None
 
     def _why_not_started(self) -> str:
+        if not self._launcher.reports_start:
+            return self._launcher.failure(self.slot)
+        if b"exit-code" in self._status.data:
+            return ""
         said = self._stderr.bytes().decode(errors="replace").strip()[-300:]
-        if self._launcher.reports_start:
-            has_started = b"exit-code" in self._status.data
-        else:
-            has_started = not said.startswith("k15: ")
         code, number = self._exit()
-        return (
-            ""
-            if has_started
-            else f"the box could not be started: {said or f'exit code {code}, signal {number}'}"
-        )
+        return f"the box could not be started: {said or f'exit code {code}, signal {number}'}"

@@ -193,6 +193,7 @@ class IsolatedSandbox(Sandbox):
         candidate = self._program(
             built, limits, script="k15_serve.py", harness=("serve", "call", "values")
         )
+        candidate = replace(candidate, is_linked=True)
         tester_limits = replace(
             limits, cpu_seconds=limits.cpu_seconds + _TESTER_ROOM, wall_seconds=limits.wall
         )
@@ -201,6 +202,8 @@ class IsolatedSandbox(Sandbox):
             ("python3", "-s", "-B", "/box/k15_test.py", entry_point),
             tester_limits,
             files={"test_code.py": test.code.encode(), **_harness("test", "values")},
+            is_warm=candidate.is_warm,
+            is_linked=True,
         )
         theirs, ours = self._run_boxes([candidate, tester])
         result = judge(theirs, limits)

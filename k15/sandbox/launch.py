@@ -62,10 +62,19 @@ class Launcher(ABC):
     reports_start = True
     """Whether it writes to STATUS_FD: {"child-pid": N} of the box's first process as seen from here, and
     {"exit-code": N} at the end, only if the program was started at all."""
+    reports_signals = True
+    """Whether it ends with 128 + N where signal N ended the program."""
 
     @abstractmethod
     def prepare(self, spec: BoxSpec, slot: Slot) -> Launch:
         """The command for a box."""
+
+    def failure(self, slot: Slot) -> str:
+        """For one that does not report the start: what kept the program from being started, or ""."""
+        return ""
+
+    def kill(self, process_id: int) -> None:  # noqa: B027
+        """End what the started process leaves behind, where killing the box's first process does not."""
 
     def release(self, slot: Slot) -> None:  # noqa: B027 - most back ends leave nothing
         """After the box is gone: take away what `prepare` made."""

@@ -103,6 +103,7 @@ class Supervisor:
             if now >= next_look:
                 for box in list(self._running):
                     box.look(now)
+                self._reap_orphans()
                 next_look = now + _LOOK_SECONDS
         if self._nursery is not None:
             self._nursery.close()
@@ -110,6 +111,7 @@ class Supervisor:
         for group in self._groups:
             group.empty()
             group.remove()
+        self._reap_orphans()
 
     def send(self, message: dict[str, Any], blobs: list[bytes]) -> None:
         """Say something, without waiting for the other end to listen."""
@@ -157,6 +159,18 @@ class Supervisor:
             specs.append(spec_from_wire(item, blobs[:num_blobs]))
             blobs = blobs[num_blobs:]
         self._waiting.append(_Request(message["id"], specs))
+
+    def _reap_orphans(self) -> None:
+        """Wait for processes whose parents have gone; not for those that a box waits for itself."""
+        known = {process for box in self._running for process in box.own_processes}
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None or found.si_pid in known:
+                return
+            os.waitpid(found.si_pid, 0)
 
     def _start_waiting(self) -> None:
         """Start requests in their order, as long as there are slots (and prepared boxes) for them."""
@@ -244,6 +258,14 @@ def make_launcher(backend: str) -> Launcher:
         from k15.sandbox.bubblewrap import BubblewrapLauncher
 
         return BubblewrapLauncher()
+    if backend == "crun":
+        from k15.sandbox.crun import CrunLauncher
+
+        return CrunLauncher()
+    if backend == "unsafe-local":
+        from k15.sandbox.unsafe import UnsafeLauncher
+
+        return UnsafeLauncher()
     raise SandboxError(f"no local back end {backend!r}")
 
 
@@ -257,7 +279,6 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # it ends when its parent does
     try:
-        launcher = make_launcher(settings["backend"])
         parent = settings["cgroup_parent"]
         places = find_places(settings["cgroups"], Path(parent) if parent else None)
         if settings["cgroups"] not in ("auto", places.version):
@@ -265,6 +286,16 @@ def main() -> None:
                 f"control groups {settings['cgroups']} were asked for (sandbox.cgroups): {places.reason}"
             )
         groups = make_groups(places, settings["num_slots"])
+        try:
+            launcher = make_launcher(settings["backend"])  # may hide the groups' folders from here on
+        except (SandboxError, OSError):
+            for group in groups:
+                group.remove()
+            raise
+        if settings["backend"] == "crun" and not groups:
+            raise SandboxError(
+                f'the sandbox back end "crun" needs control groups, and there are none: {places.reason}'
+            )
     except (SandboxError, OSError) as error:
         channel.sendall(pack({"error": str(error)}))
         return

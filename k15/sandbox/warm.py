@@ -187,7 +187,7 @@ def nursery_launch() -> Launch:
 
     language = get_language("python")
     words = ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--as-pid-1"]
+    words += ["--unshare-cgroup-try", "--die-with-parent", "--new-session"]
     words += ["--uid", "0", "--gid", "0", "--cap-add", "ALL", "--hostname", "box"]
     words += root_words(None, language.shown_host_paths())
     words += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/box"]
@@ -212,7 +212,7 @@ class WarmBox(Box):
     def __init__(self, *args: Any, prepared: Prepared, **more: Any) -> None:
         super().__init__(*args, **more)
         self._prepared = prepared
-        self._ended: dict[str, Any] = {}
+        self._said: dict[str, Any] = {}
 
     def start(self) -> None:
         prepared = self._prepared
@@ -245,8 +245,8 @@ class WarmBox(Box):
     def _hear(self, _: int) -> None:
         data = self._prepared.channel.recv(_HEARD_BYTES)
         if data:
-            self._ended = json.loads(data)
-            self._waited_cpu = self._ended["cpu"]
+            self._said = json.loads(data)
+            self._waited_cpu = self._said.get("cpu", 0.0)
         self._selector.unregister(self._prepared.channel)
 
     def _reap(self, pidfd: int) -> None:
@@ -259,10 +259,12 @@ class WarmBox(Box):
         self._end_if_done()
 
     def _exit(self) -> tuple[int | None, int | None]:
-        code = self._ended.get("exit-code")
+        code = self._said.get("exit-code")
         return (
             (None, code - 128) if code is not None and 128 < code < 128 + signal.NSIG else (code, None)
         )
 
     def _why_not_started(self) -> str:
-        return "" if self._ended else "the prepared box ended without a word"
+        if "exit-code" in self._said:
+            return ""
+        return f"the prepared box did not work: {self._said.get('error', 'it ended without a word')}"

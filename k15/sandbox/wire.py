@@ -35,6 +35,7 @@ class BoxSpec:
         result_bytes: file descriptor 3 is read up to so many bytes; 0 = there is none.
         limit_address_space: without control groups: limit the address space of each process. Not for
             runtimes that reserve far more than they use; their data segment is limited instead.
+        is_linked: it talks to another box, on file descriptors 3 (reads) and 4 (writes).
         is_warm: a prepared box may be taken: `argv` is Python with the name of one of `files`.
     """
 
@@ -50,6 +51,7 @@ class BoxSpec:
     result_bytes: int = 0
     limit_address_space: bool = True
     is_warm: bool = False
+    is_linked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

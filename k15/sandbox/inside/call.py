@@ -10,6 +10,11 @@ import os
 import sys
 
 
+def beside(name):
+    """A file that lies where this one does."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
 def load(path):
     """The program as a module whose name is not __main__."""
     found = importlib.util.spec_from_file_location("solution", path)
@@ -40,7 +45,7 @@ def main():
     os.close(3)
     request = json.loads(sys.stdin.buffer.read().decode())
     sys.setrecursionlimit(10000)
-    function = find(load("/box/main.py"), request["entry_point"])
+    function = find(load(beside("main.py")), request["entry_point"])
     value = function(*request["args"])
     channel.write(json.dumps({"value": value}, default=plain).encode() + b"\n")
     channel.flush()

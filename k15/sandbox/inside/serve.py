@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from k15_call import find, load
+from k15_call import beside, find, load
 from k15_values import MAX_BYTES, pack, unpack
 
 
@@ -16,7 +16,7 @@ def main():
     entry_point = unpack(requests.readline(MAX_BYTES))
     sys.setrecursionlimit(10000)
     try:
-        function = find(load("/box/main.py"), entry_point)
+        function = find(load(beside("main.py")), entry_point)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()

@@ -42,7 +42,7 @@ def main():
             raise Raised(str(value)[:100])
         return value
 
-    with open("/box/test_code.py", encoding="utf-8") as file:
+    with open(os.path.join(sys.path[0], "test_code.py"), encoding="utf-8") as file:
         code = compile(file.read(), "test_code.py", "exec")
     sys.setrecursionlimit(10000)
     try:
