@@ -94,14 +94,16 @@ class FineTuningConfig(SFTSchedule):
     stages: tuple[SFTStageConfig, ...] = (
         SFTStageConfig(num_epochs=2, learning_rate=5e-4, final_learning_rate=5e-5),
     )
+    """The schedule, one `[[sft.stages]]` table each."""
 
 
 class DPOConfig(SFTSchedule):
     """Direct preference optimization on pairs of a prompt's own completions."""
 
     stages: tuple[SFTStageConfig, ...] = (
-        SFTStageConfig(num_epochs=1, learning_rate=2e-4, final_learning_rate=2e-5),
+        SFTStageConfig(num_epochs=1, learning_rate=1e-4, final_learning_rate=1e-5),
     )
+    """The schedule, one `[[dpo.stages]]` table each; both completions of a pair count as its tokens."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Strength of the pull towards the reference, the model at the start."""
     length_ratio: Annotated[float, Field(gt=1)] = 1.5
@@ -158,6 +160,7 @@ class Long2ShortConfig(StrictModel):
     preferences for it; "rl": a second RL phase."""
     model: ModelConfig = ModelConfig()
     prompts: PromptsConfig | None = None
+    """What is asked, in training and in measurements; a merge alone needs none."""
     selection: SelectionConfig = SelectionConfig()
     merge: MergeConfig = MergeConfig()
     samples: SampleConfig = SampleConfig()

@@ -113,7 +113,10 @@ class _Comparison:
         if variant == "merge":
             return self._merged()
         if variant == "rl":
-            self._require(launch_rl(config.rl_config(), folder, self._options))
+            phase = config.rl_config()  # measured below, with the others, and not while it runs
+            quiet = phase.evaluation.model_copy(update={"every": 0})
+            phase = phase.model_copy(update={"evaluation": quiet})
+            self._require(launch_rl(phase, folder, self._options))
             return str(folder / FINAL_MODEL)
         origin = "merge" if variant == "merge+rejection" else LONG
         if origin == "merge":

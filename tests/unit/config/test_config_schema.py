@@ -12,18 +12,25 @@ import pytest
 from pydantic import ValidationError
 
 from k15.config.base import StrictModel, config_keys, load_config
+from k15.config.long2short import DPORunConfig, Long2ShortConfig
 from k15.config.parts import ModelConfig, PromptsConfig, TaskConfig
 from k15.config.rl import AlgorithmConfig, LengthPenaltyConfig, RLConfig, RolloutConfig
 from k15.config.sft import SFTConfig, SFTDataConfig
 
 ROOT = Path(__file__).parents[3]
 # A recipe's first line is the command that runs it: "# k15 rl recipes/gsm8k.toml --model DIR". Its flags are
-# settings, apart from `--run DIR`.
-SCHEMAS: dict[str, type[StrictModel]] = {"sft": SFTConfig, "rl": RLConfig}
+# settings, apart from `--run DIR` and `--compare`.
+SCHEMAS: dict[str, type[StrictModel]] = {
+    "sft": SFTConfig,
+    "long2short": Long2ShortConfig,
+    "rl": RLConfig,
+}
 SOURCE = {"tasks": [{"family": "trial"}]}
 NEEDED: dict[type[StrictModel], dict[str, Any]] = {
     RLConfig: {"num_iterations": 1, "model": {"path": "dir"}, "prompts": SOURCE},
     SFTConfig: {"data": SOURCE},
+    DPORunConfig: {"data": SOURCE},
+    Long2ShortConfig: {"method": "dpo", "model": {"path": "dir"}, "prompts": SOURCE},
     PromptsConfig: SOURCE,
     SFTDataConfig: SOURCE,
     TaskConfig: {"family": "trial"},
@@ -128,5 +135,5 @@ def test_every_recipe_fits_the_command_in_its_first_line():
         command, file, flags = match.groups()
         assert ROOT / file == path, f"{path}: its first line names {file}"
         assert command in SCHEMAS, f"{path}: k15 {command} takes no recipe"
-        settings = re.sub(r" --run \S+", "", flags)
+        settings = re.sub(r" --run \S+| --compare", "", flags)
         load_config(SCHEMAS[command], path, shlex.split(settings))
