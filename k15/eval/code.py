@@ -6,6 +6,8 @@ A problem's details say of which kind its tests are:
     "call"     LiveCodeBench with a starter: arguments and results, packed
     "stdin"    LiveCodeBench: input and output, packed
     "tests"    a row of one's own: tests as `k15.sandbox.rows` reads them
+
+"statement" is the bare problem where its programs read standard input, for the vote (`vote`); else "".
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import unicodedata
 
 _LATEX = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{([^{}]*)\}")
 _BEFORE = re.compile(r"^[\W_]*?(?=-?\.?\d|[^\W_]|$)")
-_AFTER = re.compile(r"[^\w%]+$|_+$")
+_AFTER = re.compile(r"(?:[^\w%]|_)+$")
 _ARTICLE = re.compile(r"^(?:the|an|a)\s+(?=\S)")
 
 
@@ -19,4 +19,4 @@ def normalise(text: str) -> str:
     """
     text = _LATEX.sub(r"\1", unicodedata.normalize("NFKC", text)).replace("−", "-")
     text = " ".join(text.casefold().split())
-    return _ARTICLE.sub("", _AFTER.sub("", _BEFORE.sub("", text)))
+    return _ARTICLE.sub("", _AFTER.sub("", _BEFORE.sub("", text, count=1)))

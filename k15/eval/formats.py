@@ -14,6 +14,7 @@ from k15.eval.choice import LETTERS, ask
 from k15.eval.problem import Problem
 from k15.prompts.rows import BadRowError, read_row
 from k15.prompts.rows import Row as CheckedRow
+from k15.sandbox.base import StdinTest
 from k15.sandbox.rows import read_job
 
 Row = Mapping[str, Any]
@@ -144,6 +145,7 @@ def read_livecodebench(row: Row, number: int) -> Problem:
         details={
             "kind": "call" if function else "stdin",
             "entry_point": function or "",
+            "statement": "" if function else _text(row, "question_content"),
             "public": _text(row, "public_test_cases"),
             "private": _text(row, "private_test_cases"),
             "date": str(row.get("contest_date") or "")[:10],
@@ -182,7 +184,7 @@ def own_reader(verifier: str) -> Reader:
 def _own_code(row: CheckedRow, number: int) -> Problem:
     """A programming problem of one's own, whose answer is its tests in the form of `k15.sandbox.rows`."""
     try:
-        read_job({"language": "python", **json.loads(row.answer)}, "")
+        job = read_job({"language": "python", **json.loads(row.answer)}, "")
     except (ValueError, TypeError) as error:
         cure = "Write an object with tests, as for k15 grade code"
         raise BadRowError("answer", f"must hold tests: {error}"[:200], row.answer, cure) from None
@@ -192,7 +194,11 @@ def _own_code(row: CheckedRow, number: int) -> Problem:
         gold="",
         verifier="code",
         difficulty=_level(row),
-        details={"kind": "tests", "tests": row.answer},
+        details={
+            "kind": "tests",
+            "tests": row.answer,
+            "statement": row.question if all(isinstance(t, StdinTest) for t in job.tests) else "",
+        },
     )
 
 

@@ -6,6 +6,7 @@
     "task:NAME"   the generated family judges the reply
     "ifeval"      lm-evaluation-harness's checkers
     "code"        tests in the sandbox
+    "input"       whether there is an input for programs to vote on (`vote`)
 
 Something that goes wrong on our side is a FAULT with its reason, never a wrong answer.
 """
@@ -23,6 +24,7 @@ from k15.eval.code import code_job
 from k15.eval.exact import normalise
 from k15.eval.ifeval import judge_ifeval, require_ifeval
 from k15.eval.problem import Problem, Sample
+from k15.eval.vote import input_in
 from k15.rewards.code import code_verdict, extract_program
 from k15.rewards.extract import THINK_CLOSE, THINK_OPEN, extract_answer
 from k15.rewards.math import MathItem, MathVerifier
@@ -33,6 +35,7 @@ from k15.types import Outcome, Verdict
 
 TASK = "task:"
 MAX_REASON = 300
+_WITHOUT_GOLD = ("code", "ifeval", "input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Judge:
         verdicts = self._math.judge([MathItem(p.gold, p.gold, is_reply=False) for p in math])
         found = list(zip(math, verdicts, strict=True))
         for problem in problems:
-            if problem.verifier not in ("math", "code", "ifeval"):
+            if problem.verifier not in ("math", *_WITHOUT_GOLD):
                 found.append((problem, _guarded(lambda p=problem: _judge_gold(p))))
         return [
             RefusedGold(problem.problem_id, problem.gold, verdict.reason)
@@ -184,6 +187,10 @@ def _judge_alone(problem: Problem, reply: Reply) -> Verdict:
         return judge_choice(
             problem.gold, problem.details["options"], reply.text, in_thought=reply.in_thought
         )
+    if problem.verifier == "input":
+        if input_in(reply.text, in_thought=reply.in_thought) is None:
+            return Verdict(Outcome.NO_ANSWER, "no input: no fenced block after the thought")
+        return Verdict(Outcome.RIGHT, "an input; whether it is valid, the vote decides")
     if problem.verifier == "ifeval":
         tail = after_thought(reply)
         if tail is None:

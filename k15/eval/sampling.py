@@ -28,19 +28,18 @@ class Question:
     ordinal: int
 
 
-def ask(benchmark: Benchmark, policy: Policy, *, suffix: str | None, system: str) -> list[Question]:
+def ask(benchmark: Benchmark, policy: Policy, *, suffix: str, system: str) -> list[Question]:
     """The problems by the model's own chat template.
 
     The ordinal comes from a hash of the problem's name: which tokens are sampled does not depend on what
     other problems there are.
 
     Args:
-        suffix: added to every question; None = the benchmark's own.
+        suffix: added to every question, on a line of its own; "" for none.
     """
-    added = benchmark.suffix if suffix is None else suffix
     questions = []
     for problem in benchmark.problems:
-        text = f"{problem.question}\n{added}" if added else problem.question
+        text = f"{problem.question}\n{suffix}" if suffix else problem.question
         token_ids = render_prompt(policy.tokenizer, text, system)
         in_thought = policy.decode(token_ids[-_PROMPT_TAIL:]).rstrip().endswith(THINK_OPEN)
         digest = hashlib.blake2b(problem.problem_id.encode(), digest_size=7).digest()

@@ -86,6 +86,7 @@ def summarize(
     num_problems: int,
     refused: Sequence[RefusedGold],
     failure: str = "",
+    is_stopped: bool = False,
 ) -> dict[str, Any]:
     """What scores.json says of one benchmark: status, why, numbers.
 
@@ -95,21 +96,22 @@ def summarize(
     Args:
         samples: those there are; every problem should have `config.samples`.
         failure: why some are missing, in the engine's words.
+        is_stopped: samples are missing because somebody stopped the evaluation; it is "incomplete".
     """
     ordered = sorted(samples, key=lambda s: (s.problem, s.index))
     missing = config.samples * num_problems - len(samples)
     scores = score(ordered, same=judge.same) if ordered else {}
     reasons = []
     if missing:
-        why = failure or "not made yet"
+        why = failure or ("not made yet" if is_stopped else "the engine did not return them")
         reasons.append(f"{missing} of {missing + len(samples)} samples are missing: {why}")
     share = scores.get("invalid_share", 0.0)
     if share > config.max_invalid_share:
         first = next(s.reason for s in ordered if not s.is_valid)
         reasons.append(f"{share:.1%} of the verdicts are our own faults; the first: {first}")
     return {
-        "status": INVALID if reasons else COMPLETE,
-        "why_invalid": reasons,
+        "status": (INCOMPLETE if is_stopped and not failure else INVALID) if reasons else COMPLETE,
+        "why": reasons,
         "scores": None if reasons else scores,
         "num_problems": num_problems,
         "num_missing": missing,
@@ -127,16 +129,18 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, result in results.items():
         scores = result["scores"]
         if scores is None:
-            yield f"{name}: {result['status']}: {'; '.join(result['why_invalid'])}"
+            yield f"{name}: {result['status']}: {'; '.join(result['why'])}"
             continue
         if "pass@1" not in scores:
             yield f"{name}: nothing could be scored; all {scores['num_samples']} verdicts are our own faults"
             continue
+        vote = result.get("vote") or {}
         most = max(scores["pass@k"], key=int)
         parts = [
             f"{name}: pass@1 {scores['pass@1']:.1%} [{scores['pass@1_low']:.1%}, {scores['pass@1_high']:.1%}]",
             *([f"pass@{most} {scores['pass@k'][most]:.1%}"] if most != "1" else []),
             *([f"majority {scores['majority']:.1%}"] if "majority" in scores and most != "1" else []),
+            *([f"chosen by vote {vote['pass@1']:.1%}"] if "pass@1" in vote else []),
             f"tokens {scores['tokens_mean']:.0f}, p95 {scores['tokens_p95']:.0f}",
             f"truncated {scores['truncated_share']:.1%}, no answer {scores['no_answer_share']:.1%}, "
             f"invalid {scores['invalid_share']:.1%}",

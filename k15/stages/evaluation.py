@@ -11,18 +11,16 @@ from k15.config.eval import EvalConfig
 from k15.engine.base import Engine
 from k15.errors import EngineError, ModelError
 from k15.eval.folder import EvaluationFolder
-from k15.eval.judge import Judge, RefusedGold
+from k15.eval.judge import Judge
 from k15.eval.load import load_benchmarks
-from k15.eval.problem import Benchmark, Sample
+from k15.eval.plan import Plan, plan_benchmark, plan_inputs
+from k15.eval.problem import Sample
 from k15.eval.sampling import (
-    Question,
-    ask,
     missing_work,
-    room_for_completion,
-    sampling_seed,
     to_samples,
 )
-from k15.eval.scores import INCOMPLETE, header, judge_samples, overall, summarize, table
+from k15.eval.scores import COMPLETE, INCOMPLETE, header, judge_samples, overall, summarize, table
+from k15.eval.vote import vote_scores
 from k15.models.load import Policy, load_policy
 from k15.record import schema
 from k15.record.checkpoint import newest_valid
@@ -30,7 +28,7 @@ from k15.record.signals import StopFlag
 from k15.stages.card import add_scores, require_card_folder
 from k15.stages.engines import make_engine
 from k15.stages.watch import Watch
-from k15.types import SamplingParams, Weights
+from k15.types import Weights, Work
 from k15.weights.fingerprint import snapshot
 
 BATCH_SIZE, BATCH_SECONDS = 64, 2.0  # samples are judged and written when so many came, or after so long
@@ -46,29 +44,6 @@ class EvaluationOptions:
     dry_run: bool = False
     is_quiet: bool = False
     with_card: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One benchmark, ready to be sampled."""
-
-    benchmark: Benchmark
-    questions: list[Question]
-    refused: list[RefusedGold]
-    sampling: SamplingParams
-
-    @property
-    def name(self) -> str:
-        return self.benchmark.name
-
-    def choose(self, samples: list[Sample], num_samples: int) -> list[Sample]:
-        """Those samples of a folder that this evaluation asks for."""
-        problems = {problem.problem_id for problem in self.benchmark.problems}
-        return [
-            s
-            for s in samples
-            if s.benchmark == self.name and s.problem in problems and s.index < num_samples
-        ]
 
 
 def run_evaluation(config: EvalConfig, path: Path, options: EvaluationOptions) -> dict[str, Any]:
@@ -89,7 +64,9 @@ def run_evaluation(config: EvalConfig, path: Path, options: EvaluationOptions) -
         if options.with_card:
             require_card_folder(Path(source))
         policy = load_policy(config.model.model_copy(update={"path": source}))
-        plans = [_plan(config, benchmark, policy, judge, watch) for benchmark in benchmarks]
+        plans = [plan_benchmark(config, benchmark, policy, judge) for benchmark in benchmarks]
+        for plan in plans:
+            _announce(plan, watch)
         weights = snapshot(policy.model, 0)
         model = {
             "path": config.model.path,
@@ -103,8 +80,11 @@ def run_evaluation(config: EvalConfig, path: Path, options: EvaluationOptions) -
         with EvaluationFolder.open(path, content["identity"], fresh=options.fresh) as folder:
             folder.write_scores(content)
             session = _Session(config, policy, weights, judge, folder, watch)
-            is_whole, failures = session.run(plans)
-            content["benchmarks"] = {plan.name: session.result(plan, failures) for plan in plans}
+            writers = plan_inputs(config, plans, policy)
+            is_whole = session.run([*plans, *writers.values()])
+            content["benchmarks"] = {
+                plan.name: session.result(plan, writers.get(plan.name)) for plan in plans
+            }
             content["status"] = overall(content["benchmarks"]) if is_whole else INCOMPLETE
             content["seconds"] = round(time.monotonic() - started, 1)
             folder.write_scores(content)
@@ -134,12 +114,12 @@ class _Session:
         self._folder = folder
         self._watch = watch
         self._stop = StopFlag()
+        self._failures: dict[str, str] = {}
 
-    def run(self, plans: list[Plan]) -> tuple[bool, dict[str, str]]:
-        """Whether nobody stopped it, and what went wrong with which benchmark."""
-        failures: dict[str, str] = {}
+    def run(self, plans: list[Plan]) -> bool:
+        """Sample all that is missing; whether nobody stopped it."""
         if not any(self._missing(plan) for plan in plans):
-            return True, failures
+            return True
         with (
             self._stop.catch(),
             make_engine(self._config.engine, self._policy) as engine,
@@ -150,38 +130,43 @@ class _Session:
                 try:
                     self._sample(plan, engine)
                 except EngineError as error:  # the others may still work; this one is INVALID
-                    failures[plan.name] = str(error)
+                    self._failures[plan.name] = str(error)
                     self._watch.line(f"{plan.name}: {error}")
                 if self._stop.signal_name:
-                    return False, failures
+                    return False
                 self._watch.advance()
-        return True, failures
+        return True
 
-    def result(self, plan: Plan, failures: dict[str, str]) -> dict[str, Any]:
-        """What scores.json says of a benchmark."""
+    def result(self, plan: Plan, writer: Plan | None) -> dict[str, Any]:
+        """What scores.json says of a benchmark; `writer` wrote inputs for its vote."""
+        samples = plan.choose(self._folder.samples)
         summary = summarize(
-            plan.choose(self._folder.samples, self._config.samples),
+            samples,
             self._judge,
             self._config,
             num_problems=len(plan.benchmark.problems),
             refused=plan.refused,
-            failure=failures.get(plan.name, ""),
+            failure=self._failures.get(plan.name, ""),
+            is_stopped=self._stop.signal_name is not None,
         )
-        suffix = plan.benchmark.suffix if self._config.suffix is None else self._config.suffix
+        if writer is not None and summary["status"] == COMPLETE and not self._missing(writer):
+            inputs = writer.choose(self._folder.samples)
+            voting = [plan.problems[name] for name in writer.problems]
+            summary["vote"] = vote_scores(voting, samples, inputs, self._judge.sandbox())
         return summary | {
             "data": {"source": plan.benchmark.source, "fingerprint": plan.benchmark.fingerprint},
-            "suffix": suffix,
+            "suffix": plan.suffix,
             "max_tokens": plan.sampling.max_tokens,
         }
 
-    def _missing(self, plan: Plan) -> list:
-        done = {(s.problem, s.index) for s in plan.choose(self._folder.samples, self._config.samples)}
-        return missing_work(plan.questions, self._config.samples, done)
+    def _missing(self, plan: Plan) -> list[Work]:
+        done = {(s.problem, s.index) for s in plan.choose(self._folder.samples)}
+        return missing_work(plan.questions, plan.num_samples, done)
 
     def _sample(self, plan: Plan, engine: Engine) -> None:
         """Sample what a benchmark lacks; every finished batch is judged and written at once."""
         work = self._missing(plan)
-        tally = _Tally(plan.choose(self._folder.samples, self._config.samples))
+        tally = _Tally(plan.choose(self._folder.samples))
         total = len(work) + tally.count
         segments = engine.extend(work, plan.sampling)
         stream = self._watch.follow(segments, plan.name, len(work), unit="samples", note=tally.text)
@@ -199,8 +184,7 @@ class _Session:
             self._write(plan, batch, tally, total)
 
     def _write(self, plan: Plan, batch: list[Sample], tally: _Tally, total: int) -> None:
-        problems = {problem.problem_id: problem for problem in plan.benchmark.problems}
-        judged = judge_samples(self._judge, problems, batch, plan.refused)
+        judged = judge_samples(self._judge, plan.problems, batch, plan.refused)
         self._folder.append(judged)
         before = tally.count
         tally.add(judged)
@@ -258,26 +242,14 @@ def find_model(given: str | None) -> str:
     return str(newest / _POLICY)
 
 
-def _plan(config: EvalConfig, benchmark: Benchmark, policy: Policy, judge: Judge, watch: Watch) -> Plan:
-    """The benchmark rendered for the model; its golds are tried on themselves first."""
-    refused = judge.refused_golds(benchmark.problems)
-    count = len(benchmark.problems)
+def _announce(plan: Plan, watch: Watch) -> None:
+    """What will be sampled, and which golds do not even equal themselves."""
+    count, num_refused = len(plan.benchmark.problems), len(plan.refused)
     watch.line(
-        f"{benchmark.name}: {count} problems x {config.samples} samples, from {benchmark.source}; "
-        f"{count - len(refused)} of {count} gold answers equal themselves"
+        f"{plan.name}: {count} problems x {plan.num_samples} samples, from {plan.benchmark.source}; "
+        f"{count - num_refused} of {count} gold answers equal themselves"
     )
-    for gold in refused:
+    for gold in plan.refused:
         watch.line(
             f"  {gold.problem}: the gold answer {gold.gold!r} is refused ({gold.reason}); it is not scored"
         )
-    questions = ask(benchmark, policy, suffix=config.suffix, system=config.system)
-    sampling = SamplingParams(
-        seed=sampling_seed(config.seed, benchmark.name),
-        max_tokens=room_for_completion(questions, policy, config.max_tokens),
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        stop_ids=policy.stop_ids,
-        banned_ids=policy.banned_ids,
-    )
-    return Plan(benchmark, questions, refused, sampling)

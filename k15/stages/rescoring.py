@@ -14,6 +14,7 @@ from k15.eval.load import load_benchmark, load_benchmarks
 from k15.eval.problem import Problem, Sample
 from k15.eval.sampling import stored_details
 from k15.eval.scores import header, judge_samples, overall, summarize, table
+from k15.eval.vote import INPUTS, can_vote, vote_scores
 from k15.record.checkpoint import library_versions
 from k15.stages.evaluation import EvaluationOptions
 from k15.stages.watch import Watch
@@ -59,6 +60,12 @@ def rescore(path: Path, *, data: Path | None = None, is_quiet: bool = False) -> 
             ]
             again = summarize(judged, judge, config, num_problems=known["num_problems"], refused=refused)
             results[name] = known | again
+            if "vote" in known:
+                inputs = [
+                    s for s in stored if s.benchmark == name + INPUTS and s.index < config.vote_inputs
+                ]
+                voting = [p for p in problems.values() if can_vote(p)]
+                results[name]["vote"] = vote_scores(voting, judged, inputs, judge.sandbox())
     content = {**before, "benchmarks": results, "status": overall(results)}
     content |= {"versions": dict(library_versions()), "changed_verdicts": changed}
     write_json(path / RESCORED, content)
