@@ -46,22 +46,31 @@ class VllmPlan:
 
     def build(self) -> SteppedEngine:
         """Start vLLM in this process, which must not have imported it before."""
-        torch.set_num_threads(self.num_threads)
-        # vLLM reads these when it is imported. What the user has set wins where it is a matter of taste.
-        os.environ |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_USE_V2_MODEL_RUNNER": "0",  # it knows no logits processors
-            "OMP_NUM_THREADS": str(self.num_threads),  # or vLLM sets torch's threads to 1
-        }
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ.setdefault(
-            "VLLM_LOGGING_STREAM", "ext://sys.stderr"
-        )  # standard output is for results
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+        prepare_process(self.num_threads)
         from k15.engine.vllm import start
 
         return start(self)
+
+
+def is_installed() -> bool:
+    """Whether vLLM can be imported; a folder of that name on the path is not it."""
+    spec = importlib.util.find_spec("vllm")
+    return spec is not None and spec.origin is not None
+
+
+def prepare_process(num_threads: int) -> None:
+    """Settings of this process that must be there before vLLM is imported."""
+    torch.set_num_threads(num_threads)
+    # vLLM reads these when it is imported. What the user has set wins where it is a matter of taste.
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_USE_V2_MODEL_RUNNER": "0",  # it knows no logits processors
+        "OMP_NUM_THREADS": str(num_threads),  # or vLLM sets torch's threads to 1
+    }
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # standard output is for results
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def plan_vllm(
@@ -79,7 +88,7 @@ def plan_vllm(
         ConfigError: vLLM is not installed.
         ModelError: vLLM cannot run this shape.
     """
-    if importlib.util.find_spec("vllm") is None:
+    if not is_installed():
         raise ConfigError(
             "engine.type is vllm, and vLLM is not installed in this environment. Install it (docs/engines.md says "
             "how: pip install 'k15[vllm]' with a GPU, make test-vllm shows the way without), or leave "

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+from importlib.machinery import ModuleSpec
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ SETTINGS = {
 
 @pytest.fixture
 def _has_vllm(monkeypatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None, origin="there"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,9 @@ def wide() -> Qwen3ForCausalLM:
 
 
 def test_without_vllm_the_error_says_how_to_get_it(monkeypatch, wide):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: ModuleSpec(name, None)
+    )  # a mere folder
     with pytest.raises(ConfigError, match=r"pip install 'k15\[vllm\]'"):
         plan_vllm(wide, **SETTINGS)
 

@@ -1,6 +1,7 @@
 """From settings to an engine."""
 
 import importlib.util
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -31,7 +32,9 @@ def test_the_engine_is_chosen_by_its_name():
 def test_an_engine_that_is_not_installed_is_a_wrong_setting(monkeypatch):
     tokenizer = build_tokenizer(["abc"])
     config = settings("--engine", "vllm")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: ModuleSpec(name, None)
+    )  # a mere folder
     policy = make_policy(build_tiny_model(TinyModelConfig(), tokenizer, seed=0), tokenizer)
     with pytest.raises(ConfigError, match="vLLM is not installed"):
         make_engine(config, policy)
