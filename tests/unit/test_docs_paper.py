@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from k15.config.base import config_keys
+from k15.config.long2short import Long2ShortConfig
 from k15.config.parts import TaskConfig
 from k15.config.rl import RLConfig
 from k15.config.sft import SFTConfig, SFTStageConfig
@@ -50,6 +51,7 @@ def test_the_map_tells_tests_from_functions() -> None:
 
 def _defaults() -> dict[str, Any]:
     tables = [
+        ("", Long2ShortConfig),
         ("", SFTConfig),
         ("", RLConfig),
         ("stages.", SFTStageConfig),
