@@ -10,12 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from k15.report.axes import FLOOR, LEFT, TOP, WIDTH, Frame, drawing, end_labels, text_room
+from k15.report.axes import FLOOR, LEFT, TOP, WIDTH, Frame, drawing, end_labels, text_room, words
 from k15.report.charts import Figure, Table
 from k15.report.markup import Markup, element, join
 from k15.report.material import Section
 from k15.report.page import build_page, join_lead
 from k15.report.scales import axis_of, format_value
+from k15.report.settings import show_table
 
 # Student's t, two-sided 95 %, by degrees of freedom; from 30 on the normal distribution's.
 _T = (
@@ -200,7 +201,7 @@ def _basis(comparison: Comparison) -> str:
 def trade_chart(comparison: Comparison) -> Figure:
     """Fig. 7: accuracy against tokens, one point a method, with both intervals."""
     trades = comparison.trades
-    right = WIDTH - text_room([t.key for t in trades]) - 12
+    right = WIDTH - text_room([f"0 {t.key}" for t in trades]) - 12
     y = axis_of(
         [v for t in trades for v in (t.accuracy_low, t.accuracy_high)], FLOOR, TOP, from_zero=False
     )
@@ -208,9 +209,28 @@ def trade_chart(comparison: Comparison) -> Figure:
         [v for t in trades for v in (t.tokens_low, t.tokens_high)], LEFT, right, from_zero=False, count=5
     )
     frame = Frame(x.scale, y, x.ticks, "percent", "held-out accuracy", "tokens in a completion, mean")
-    parts = [frame.grid(), *(_draw(trade, frame) for trade in trades)]
-    named = [(trade.key, _COLOURS.get(trade.key, "grey")) for trade in trades]
+    parts = [
+        frame.grid(),
+        *(_draw(number, trade, frame) for number, trade in enumerate(trades, start=1)),
+    ]
+    named = [(f"{i} {t.key}", _COLOURS.get(t.key, "grey")) for i, t in enumerate(trades, start=1)]
     parts.append(end_labels(named, [y.scale(trade.accuracy) for trade in trades], frame))
+    label = "Accuracy against tokens. " + "; ".join(
+        f"{t.name}: {t.accuracy:.1%} with {t.tokens:.0f} tokens" for t in trades
+    )
+    caption = (
+        "Further up is more often right, further left is shorter. Each point has the number of its name; the bars "
+        f"are 95 % intervals of the mean over {comparison.num_seeds} seeds."
+    )
+    return Figure(
+        f"Accuracy against tokens: {comparison.prompts}",
+        drawing(*parts, label=label),
+        caption,
+        _table(trades),
+    )
+
+
+def _table(trades: Sequence[Trade]) -> Table:
     rows = tuple(
         (
             trade.name,
@@ -221,20 +241,10 @@ def trade_chart(comparison: Comparison) -> Figure:
         )
         for trade in trades
     )
-    table = Table(("method", "accuracy", "95 %", "tokens", "95 %"), rows)
-    label = "Accuracy against tokens. " + "; ".join(
-        f"{t.name}: {t.accuracy:.1%} with {t.tokens:.0f} tokens" for t in trades
-    )
-    caption = (
-        "Further up is more often right, further left is shorter. A thin line leads from each point to its name; "
-        f"the bars are 95 % intervals of the mean over {comparison.num_seeds} seeds."
-    )
-    return Figure(
-        f"Accuracy against tokens: {comparison.prompts}", drawing(*parts, label=label), caption, table
-    )
+    return Table(("method", "accuracy", "95 %", "tokens", "95 %"), rows)
 
 
-def _draw(trade: Trade, frame: Frame) -> Markup:
+def _draw(number: int, trade: Trade, frame: Frame) -> Markup:
     colour = _COLOURS.get(trade.key, "grey")
     x, y = frame.place(trade.tokens, trade.accuracy)
     left, low = frame.place(trade.tokens_low, trade.accuracy_low)
@@ -243,8 +253,8 @@ def _draw(trade: Trade, frame: Frame) -> Markup:
         element("line", class_=f"s-{colour}", x1=left, x2=right, y1=y, y2=y, stroke_opacity="0.55"),
         element("line", class_=f"s-{colour}", x1=x, x2=x, y1=low, y2=high, stroke_opacity="0.55"),
     )
-    radius = 5.0 if trade.key in _PARENTS else 4.2
-    return join([*bars, element("circle", class_=f"f-{colour}", cx=x, cy=y, r=radius)])
+    dot = element("circle", class_=f"f-{colour}", cx=x, cy=y, r=5.0 if trade.key in _PARENTS else 4.2)
+    return join([*bars, dot, words(str(number), x + 6, y - 6, class_=f"label halo f-{colour}")])
 
 
 def write_comparison(comparisons: Sequence[Comparison], output: Path) -> Path:
@@ -256,7 +266,9 @@ def write_comparison(comparisons: Sequence[Comparison], output: Path) -> Path:
             f"From long to short: {comparison.prompts}",
             f"{_basis(comparison)} Made by: {comparison.command}",
             figures=(trade_chart(comparison),),
-            body=_claims_list(comparison.claims),
+            body=join(
+                [show_table(_table(comparison.trades), "All methods"), _claims_list(comparison.claims)]
+            ),
         )
         for number, comparison in enumerate(comparisons, start=1)
     ]

@@ -58,11 +58,19 @@ def measure(
         use_heldout: held-out prompts, or those of training.
         num_prompts: taken in order.
         seed: of the sampling.
+
+    Raises:
+        ConfigError: there is no prompt to measure on.
     """
     assert config.prompts is not None, "checked when the config was made"
     policy = load_policy(config.model.model_copy(update={"path": path}))
     prompts = load_prompts(config.prompts, policy.tokenizer)
     chosen: Sequence[Prompt] = (prompts.heldout if use_heldout else prompts.train)[:num_prompts]
+    if not chosen:
+        raise ConfigError(
+            "measuring needs held-out prompts; this prompt set has none. Set prompts.num_heldout, or "
+            "prompts.heldout_path."
+        )
     params = params_of(config.samples.model_copy(update={"temperature": temperature}), policy, seed)
     engine = make_engine(config.engine, policy)
     weights = snapshot(policy.model, 0)

@@ -111,15 +111,15 @@ def draw_samples(
     chosen = prompts.train[: config.samples.num_prompts or None]
     chunks = [chosen[i : i + CHUNK] for i in range(0, len(chosen), CHUNK)]
     watch = Watch("prompts", len(chosen), quiet=options.is_quiet)
-    watch.line(
-        f"sampling {config.samples.num_samples} completions of each of {len(chosen)} prompts from "
-        f"{config.model.path}"
-    )
+    what = f"{config.samples.num_samples} completions of each of {len(chosen)} prompts from {config.model.path}"
+    watch.line(f"samples: {what}")
     if options.dry_run:
         return ()
     run = _open(config, prompts, folder, options, len(chunks), watch)
     with run, run.catch_signals(), Grader(config.rewards, policy.tokenizer) as grader:
-        if not run.is_complete:
+        if run.is_complete:
+            watch.line(f"they are in {folder} already")
+        else:
             grader.check(chosen)
             _sample(config, policy, chunks, run, grader, watch)
         if not run.is_complete:
