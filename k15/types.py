@@ -35,6 +35,71 @@ class Outcome(StrEnum):
     FAULT = "fault"
 
 
+class Audit(StrEnum):
+    """What a second, independent grader says of a completion (`rewards.strict`)."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNSURE = "unsure"  # outside what it can read
+
+
+class AnswerKind(StrEnum):
+    """What the ground truth is, and so what may be equal to it."""
+
+    AUTO = "auto"  # told from how the ground truth is written
+    NUMBER = "number"  # one number, with or without a unit
+    CHOICE = "choice"  # letters of options
+    TEXT = "text"  # words
+    LIST = "list"  # each element as often as it stands there, in any order unless "order" is required
+    SET = "set"  # each element once, in any order
+    TUPLE = "tuple"  # elements in their order, whatever the brackets
+    INTERVAL = "interval"  # a set of real numbers: brackets, a union of them, or an inequality
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRules:
+    """How one prompt wants its answers judged, where that differs from the rules for all (docs/rewards.md).
+
+    Attributes:
+        kind: what the ground truth is.
+        accept: further ground truths; an answer equal to any of them is right.
+        choices: the options' texts, in the order of their letters A, B, ...
+        require: what an answer must also have: "order" of a list, the same "unit", the same "percent" sign,
+            the "base" of a numeral, lowest terms ("reduced"), the "case" of words.
+        convert_units: another unit of the same quantity is right after conversion.
+        log: what a logarithm without base is: "e" or "10"; None reads it as Math-Verify does.
+        decimals: a number is right if it is the ground truth when rounded to so many decimal places.
+        significant_digits: the same, for so many significant digits.
+        absolute_tolerance: a number is right if it is at most so far from the ground truth.
+        relative_tolerance: the same, as a share of the ground truth.
+    """
+
+    kind: AnswerKind = AnswerKind.AUTO
+    accept: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    require: frozenset[str] = frozenset()
+    convert_units: bool = False
+    log: str | None = None
+    decimals: int | None = None
+    significant_digits: int | None = None
+    absolute_tolerance: float | None = None
+    relative_tolerance: float | None = None
+
+    @property
+    def has_tolerance(self) -> bool:
+        """Whether a number may differ from the ground truth."""
+        limits = (
+            self.decimals,
+            self.significant_digits,
+            self.absolute_tolerance,
+            self.relative_tolerance,
+        )
+        return any(limit is not None for limit in limits)
+
+
+DEFAULT_RULES = AnswerRules()
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A problem x with its ground truth y*.
@@ -48,6 +113,7 @@ class Prompt:
         difficulty: a level, higher is harder; None when nobody labelled it.
         system: a system message put before the question, or "".
         token_ids: the prompt rendered by the model's chat template; empty until rendered.
+        rules: how its answers are judged, for the verifier "math".
     """
 
     prompt_id: str
@@ -58,6 +124,7 @@ class Prompt:
     difficulty: float | None = None
     system: str = ""
     token_ids: tuple[int, ...] = ()
+    rules: AnswerRules = DEFAULT_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +265,29 @@ class Verdict:
         reason: one short sentence a person can act on.
         extracted: the answer that was judged, as text; "" if none was found.
         seconds: wall time the judgement took.
+        span: where that answer stands in the completion's text, as [start, end) in characters; None if
+            there is none, or what was judged was no whole completion.
+        audit: what the second grader says; None if it was not asked.
     """
 
     outcome: Outcome
     reason: str = ""
     extracted: str = ""
     seconds: float = 0.0
+    span: tuple[int, int] | None = None
+    audit: Audit | None = None
 
     @property
     def is_valid(self) -> bool:
         """False for our fault: such a completion is left out of mean, deviation and loss."""
         return self.outcome is not Outcome.FAULT
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether the second grader is sure of the opposite."""
+        return self.is_valid and (
+            self.audit is (Audit.WRONG if self.outcome is Outcome.RIGHT else Audit.RIGHT)
+        )
 
     @property
     def correct(self) -> float:

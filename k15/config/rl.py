@@ -135,6 +135,10 @@ class RewardsConfig(StrictModel):
     """Grading processes (for "math"; the generated families are judged in this process)."""
     max_fault_share: Share = 0.2
     """The run halts when more than this share of an iteration's verdicts are our own faults."""
+    fault_retries: Annotated[int, Field(ge=0)] = 1
+    """How often a verdict that is our own fault is sought again, with fresh processes, before it is left out."""
+    audit_share: Share = 0.1
+    """Share of the completions that a second, independent grader judges too; it changes no reward."""
     sandbox: SandboxConfig = SandboxConfig()
 
 

@@ -10,11 +10,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from k15.config.answers import rules_as_row
 from k15.config.parts import PromptsConfig, TaskConfig
 from k15.errors import ConfigError, DataError
 from k15.prompts.render import control_tokens, render_prompt
 from k15.prompts.rows import BadRowError, Row, read_row, read_rows
-from k15.types import Prompt
+from k15.types import DEFAULT_RULES, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -149,6 +150,7 @@ class _Loader:
             family=row.family or _stem(path),
             difficulty=row.difficulty,
             system=row.system or self._config.system,
+            rules=row.rules,
         )
         prompt = self._render(prompt)
         if len(prompt.token_ids) > self._config.max_prompt_tokens:
@@ -233,5 +235,6 @@ def _fingerprint(train: Iterable[Prompt], heldout: Iterable[Prompt]) -> str:
     for name, prompts in (("train", train), ("heldout", heldout)):
         for p in prompts:
             row = [name, p.prompt_id, p.question, p.answer, p.verifier, p.family, p.difficulty, p.system]
+            row += [] if p.rules == DEFAULT_RULES else [rules_as_row(p.rules)]
             digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -4,8 +4,8 @@ A file holds JSON lines, or one JSON array of objects, plain or gzipped. A row n
 ("question", "prompt" or "problem") and an answer ("answer", "gold" or "solution"). GSM8K's own rows
 work: their answer is a worked solution that ends in "#### N", and N is the gold answer. A "solution"
 ends in "#### N" or has a \\boxed{} answer. A row may also set "id", "difficulty" (or "level"),
-"family", "verifier" and "system". Where the verifier is "code", the answer is an object with the
-problem's tests (`k15.sandbox.rows`).
+"family", "verifier", "system" and "rules", how its answers are judged (docs/rewards.md). Where the verifier
+is "code", the answer is an object with the problem's tests (`k15.sandbox.rows`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from k15.config.answers import read_rules
 from k15.errors import DataError
+from k15.types import DEFAULT_RULES, AnswerRules
 
 QUESTION_FIELDS = ("question", "prompt", "problem")
 ANSWER_FIELDS = ("answer", "gold", "solution")
@@ -63,6 +65,7 @@ class Row:
     family: str
     verifier: str
     system: str
+    rules: AnswerRules = DEFAULT_RULES
 
 
 def read_rows(path: Path, *, setting: str = "prompts.path") -> Iterator[tuple[int, Any]]:
@@ -107,7 +110,16 @@ def read_row(value: Any) -> Row:
         family=_optional(value, "family"),
         verifier=_optional(value, "verifier"),
         system=_optional(value, "system"),
+        rules=_rules(value),
     )
+
+
+def _rules(row: dict[str, Any]) -> AnswerRules:
+    try:
+        return read_rules(row.get("rules"))
+    except DataError as error:
+        rule = str(error).partition("; got ")[0]
+        raise BadRowError("rules", f"cannot be used: {rule}", row["rules"], "Correct it") from None
 
 
 def _read_bytes(path: Path, setting: str) -> bytes:

@@ -60,7 +60,14 @@ def completion_metrics(rows: Sequence[Row]) -> dict[str, float]:
     """
     if not rows:
         return {"train/num_groups": 0, "train/num_completions": 0, "train/num_faults": 0}
-    return _counts(rows) | _lengths(rows) | _by_level(rows) | _rewards(rows) | _staleness(rows)
+    return (
+        _counts(rows)
+        | _lengths(rows)
+        | _by_level(rows)
+        | _rewards(rows)
+        | _staleness(rows)
+        | _audit(rows)
+    )
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, float]:
@@ -132,6 +139,27 @@ def _staleness(rows: Sequence[Row]) -> dict[str, float]:
         "rollout/max_staleness": max(age for age, _ in ages),
         "rollout/masked_token_share": 1 - sum(row["trained_tokens"] for row in rows) / num_tokens,
     }
+
+
+def is_disputed(row: Row) -> bool:
+    """Whether the second grader is sure of the opposite of a row's verdict."""
+    opposite = "wrong" if row["outcome"] == "right" else "right"
+    return row["outcome"] != "fault" and row.get("audit") == opposite
+
+
+def _audit(rows: Sequence[Row]) -> dict[str, float]:
+    asked = [row for row in rows if row.get("audit") is not None]
+    if not asked:
+        return {}
+    sure = [row for row in asked if row["audit"] != "unsure"]
+    metrics: dict[str, float] = {
+        "audit/num_asked": len(asked),
+        "audit/num_sure": len(sure),
+        "audit/num_disputed": sum(map(is_disputed, sure)),
+    }
+    if sure:
+        metrics["audit/disputed_share"] = _share(map(is_disputed, sure))
+    return metrics
 
 
 def _valid(rows: Iterable[Row]) -> list[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from k15.config.answers import rules_as_row
 from k15.types import Group, Trajectory, Verdict
 
 
@@ -44,6 +45,9 @@ def _row(
         "difficulty": prompt.difficulty,
         "question": prompt.question,
         "answer": prompt.answer,
+        "system": prompt.system,
+        "verifier": prompt.verifier,
+        "rules": rules_as_row(prompt.rules),
         "completion": decode(trajectory.token_ids),
         "token_ids": list(trajectory.token_ids),
         "logprobs": [round(value, 4) for value in trajectory.logprobs],
@@ -61,6 +65,8 @@ def _row(
         "outcome": verdict.outcome,
         "reason": verdict.reason,
         "extracted": verdict.extracted,
+        "span": verdict.span,
+        "audit": verdict.audit,
         "correct": verdict.correct,
         "reward": entry.rewards[index],
         "length_reward": entry.length_rewards[index],

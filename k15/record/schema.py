@@ -15,7 +15,7 @@ Everything is JSON or safetensors; nothing is pickled. NaN and infinity are stor
 
 from __future__ import annotations
 
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 SCHEMA = 1
 
@@ -60,7 +60,21 @@ class SegmentRow(TypedDict):
     stop: str | None
 
 
-class CompletionRow(TypedDict):
+class JudgementRow(TypedDict, total=False):
+    """How a completion was judged; rows of earlier versions lack these keys.
+
+    `rules` are those of `AnswerRules` that differ from the default. `span` says where the judged answer stands
+    in the completion, as [start, end); `audit` what the second grader said, None where it was not asked.
+    """
+
+    system: str
+    verifier: str
+    rules: dict[str, Any] | None
+    span: list[int] | None
+    audit: str | None
+
+
+class CompletionRow(JudgementRow):
     """A completion that was trained on, with everything a metric or a reader needs.
 
     `logprobs` are the engine's, in nats, rounded to four digits. `correct` is 0.0 or 1.0 and has no
@@ -95,7 +109,7 @@ class EventRow(TypedDict):
     """Something out of the ordinary. Further keys depend on the kind.
 
     Kinds written here: resume, fallback, save_failed, retire_failed, record_failed, repaired,
-    config_changed, stop_requested, finished. Other rooms add: worker_restarted, nonfinite_step, faults.
+    config_changed, stop_requested, finished. Other rooms add: worker_restarted, nonfinite_step, faults, disputed.
     """
 
     time: float

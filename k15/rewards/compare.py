@@ -120,6 +120,17 @@ def _compare(gold: str, answer: str, equal: Equal, depth: int) -> Match:
     return _compare_values(gold, answer, equal)
 
 
+def has_base(text: str) -> bool:
+    """Whether a normalised text is a numeral with its base, as 101_2 is."""
+    return _BASE.fullmatch(text) is not None
+
+
+def bare_value(text: str) -> str:
+    r"""A normalised value without a name before it (`x = 3`), `x \in`, an approximation behind it, or brackets."""
+    parts = split_top(text, _EQUALS)
+    return _bare(parts[1] if len(parts) == 2 and _NAME.fullmatch(parts[0]) else text)
+
+
 def _bare(text: str) -> str:
     r"""Without what may stand around a value: `x \in`, an approximation after it, one pair of brackets."""
     parts = split_top(text, _APPROX)

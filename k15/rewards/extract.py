@@ -30,10 +30,17 @@ _SENTENCE_END = re.compile(r"\.(?=\s|$)|\n")
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """The answer as the reply writes it; "" with a reason where there is none."""
+    """The answer as the reply writes it; "" with a reason where there is none.
+
+    Attributes:
+        text: the answer; several boxes are joined by commas.
+        reason: why there is none.
+        span: where it stands in the reply, as [start, end) in characters.
+    """
 
     text: str
     reason: str = ""
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,8 @@ def extract_answer(reply: str, *, in_thought: bool = False) -> Extraction:
     _, closing, tail = reply.rpartition(THINK_CLOSE)  # without a tag, tail is the whole reply
     if THINK_OPEN in tail or (in_thought and not closing):
         return Extraction("", f"no answer: the thought is never closed by {THINK_CLOSE}")
-    extraction = _last_boxes(tail) or _last_statement(tail)
+    offset = len(reply) - len(tail)
+    extraction = _last_boxes(tail, offset) or _last_statement(tail, offset)
     if extraction is None:
         return Extraction("", "no answer: neither \\boxed{...} nor a sentence that states the answer")
     if len(extraction.text) > MAX_ANSWER_CHARS:
@@ -64,11 +72,11 @@ def extract_answer(reply: str, *, in_thought: bool = False) -> Extraction:
     return extraction
 
 
-def _last_boxes(text: str) -> Extraction | None:
+def _last_boxes(text: str, offset: int) -> Extraction | None:
     boxes, last_open = _outermost_boxes(text)
     if _ends_open(boxes, last_open):
-        # `\boxed{42\}`: a stray backslash before the brace. Read once more without escapes.
-        text = text.replace("\\}", "}").replace("\\{", "{")
+        # `\boxed{42\}`: a stray backslash before the brace. Read once more without escapes, places kept.
+        text = text.replace("\\}", " }").replace("\\{", " {")
         boxes, last_open = _outermost_boxes(text)
         if _ends_open(boxes, last_open):
             return Extraction("", "no answer: the last \\boxed{ is never closed")
@@ -85,7 +93,8 @@ def _last_boxes(text: str) -> Extraction | None:
     )
     if not any(contents):
         return Extraction("", "no answer: the last \\boxed{} is empty")
-    return Extraction(", ".join(contents))
+    span = _stripped(text, run[-1].content_start, run[0].content_end, offset)
+    return Extraction(", ".join(contents), span=span)
 
 
 def _outermost_boxes(text: str) -> tuple[list[_Box], int]:
@@ -120,13 +129,21 @@ def _unwrap(content: str) -> str:
     return re.sub(r"\\{1,2}(?:boxed|fbox)\s{0,8}\{", "{", content).strip()
 
 
-def _last_statement(text: str) -> Extraction | None:
+def _last_statement(text: str, offset: int) -> Extraction | None:
     statements = list(_STATEMENT.finditer(text))
     if not statements:
         return None
     rest = text[statements[-1].end() :].lstrip(" \t\r\n*:")
+    start = len(text) - len(rest)
     end = _SENTENCE_END.search(rest)
     answer = rest[: end.start()] if end else rest
     if not answer.strip():
         return Extraction("", "no answer: nothing follows the sentence that announces it")
-    return Extraction(answer.strip())
+    return Extraction(answer.strip(), span=_stripped(text, start, start + len(answer), offset))
+
+
+def _stripped(text: str, start: int, end: int, offset: int) -> tuple[int, int]:
+    """[start, end) without the white space at its ends, counted from the start of the reply."""
+    part = text[start:end]
+    start += len(part) - len(part.lstrip())
+    return offset + start, offset + start + len(part.strip())

@@ -6,8 +6,9 @@
 
 A completion that was stopped at its cap or for repetition is judged by the same rule as any other: if
 it already states its final answer it can be right, otherwise it has no answer and scores 0. What goes
-wrong on our side becomes a FAULT, is left out of mean and loss, and never counts as a wrong answer;
-too many of them stop the run.
+wrong on our side becomes a FAULT: it is judged again with fresh processes, then left out of mean and loss,
+and never counts as a wrong answer; too many of them stop the run. A sample of the verdicts, drawn by the
+run's seed, is audited by a second grader (`rewards.strict`), which changes none of them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from k15.algo.derive import derived_uniform
 from k15.config.rl import RewardsConfig
 from k15.errors import ConfigError, GraderFaultError
 from k15.rewards.code import CodeItem, CodeVerifier, check_tests
 from k15.rewards.extract import THINK_OPEN
-from k15.rewards.math import MathItem, MathVerifier
+from k15.rewards.math import MathItem, MathVerifier, gold_problem
+from k15.rewards.strict import audit_reply
+from k15.rewards.strict_tasks import audit_task
 from k15.sandbox.build import make_sandbox
-from k15.types import Group, Outcome, Prompt, StopReason, Trajectory, Verdict
+from k15.types import Audit, Group, Outcome, Prompt, StopReason, Trajectory, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,17 +41,31 @@ _TASK = "task:"
 _PROMPT_TAIL = 16  # tokens of the prompt that are read for an opened thought
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One completion to judge; `in_thought`: its prompt ended with `<think>`."""
+
+    prompt: Prompt
+    trajectory: Trajectory
+    text: str
+    in_thought: bool
+
+
 class Grader:
     """Judges finished groups.
 
     Args:
-        config: limits of the grading processes, and how many faults are too many.
+        config: limits of the grading processes, how many faults are too many, how much is audited.
         tokenizer: the policy's; completions are decoded with their special tokens kept.
+        seed: the run's; with a completion's number it decides whether that completion is audited.
     """
 
-    def __init__(self, config: RewardsConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, config: RewardsConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._seed = seed
         self._math = MathVerifier(timeout_seconds=config.timeout_seconds, num_workers=config.num_workers)
         self._code: CodeVerifier | None = None  # made for the first program
 
@@ -85,23 +104,37 @@ class Grader:
             GraderFaultError: more than `max_fault_share` of the verdicts are our own faults.
         """
         self.check(group.prompt for group in groups)
-        verdicts: list[list[Verdict]] = [[] for _ in groups]
-        for verifier, judge in ((_MATH, self._judge_math), (_CODE, self._judge_code)):
-            places = [i for i, group in enumerate(groups) if group.prompt.verifier == verifier]
-            judged = iter(judge([groups[i] for i in places]))
-            for i in places:
-                verdicts[i] = [next(judged) for _ in groups[i].trajectories]
-        for i, group in enumerate(groups):
-            if group.prompt.verifier.startswith(_TASK):
-                verdicts[i] = [self._judge_by_family(group.prompt, t) for t in group.trajectories]
-        self._halt_on_faults([verdict for row in verdicts for verdict in row])
-        return verdicts
+        cases = [case for group in groups for case in self._cases(group)]
+        verdicts = self._judge(cases)
+        for _ in range(self._config.fault_retries):
+            again = [i for i, verdict in enumerate(verdicts) if verdict.outcome is Outcome.FAULT]
+            if not again:
+                break
+            self.close()  # fresh processes
+            for i, verdict in zip(again, self._judge([cases[i] for i in again]), strict=True):
+                verdicts[i] = verdict
+        self._halt_on_faults(verdicts)
+        audited = iter([self._audited(*pair) for pair in zip(cases, verdicts, strict=True)])
+        return [[next(audited) for _ in group.trajectories] for group in groups]
+
+    def without_refused(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], dict[str, str]]:
+        """The prompts whose gold answer is judged right by its own rules, and why each other one is not, by id.
+
+        A gold that does not equal itself can never be paid: it is a defect of the data.
+        """
+        refused = {
+            prompt.prompt_id: problem
+            for prompt in prompts
+            if prompt.verifier == _MATH and (problem := gold_problem(prompt.answer, prompt.rules))
+        }
+        return [prompt for prompt in prompts if prompt.prompt_id not in refused], refused
 
     def close(self) -> None:
         """End the grading processes and the sandbox."""
         self._math.close()
         if self._code is not None:
             self._code.close()
+            self._code = None
 
     def __enter__(self) -> Self:
         return self
@@ -116,41 +149,41 @@ class Grader:
         assert isinstance(text, str)
         return text
 
-    def _begins_in_thought(self, group: Group) -> bool:
-        return self._decode(group.prompt.token_ids[-_PROMPT_TAIL:]).rstrip().endswith(THINK_OPEN)
+    def _cases(self, group: Group) -> list[_Case]:
+        tail = self._decode(group.prompt.token_ids[-_PROMPT_TAIL:]).rstrip()
+        in_thought = tail.endswith(THINK_OPEN)
+        return [
+            _Case(group.prompt, trajectory, self.completion_text(trajectory), in_thought)
+            for trajectory in group.trajectories
+        ]
 
-    def _judge_math(self, groups: Sequence[Group]) -> list[Verdict]:
+    def _judge(self, cases: Sequence[_Case]) -> list[Verdict]:
+        verdicts: dict[int, Verdict] = {}
+        for verifier, judge in ((_MATH, self._judge_math), (_CODE, self._judge_code)):
+            places = [i for i, case in enumerate(cases) if case.prompt.verifier == verifier]
+            verdicts |= zip(places, judge([cases[i] for i in places]), strict=True)
+        return [verdicts.get(i) or _judge_by_family(case) for i, case in enumerate(cases)]
+
+    def _judge_math(self, cases: Sequence[_Case]) -> list[Verdict]:
         items = [
-            MathItem(
-                group.prompt.answer, self.completion_text(t), in_thought=self._begins_in_thought(group)
-            )
-            for group in groups
-            for t in group.trajectories
+            MathItem(c.prompt.answer, c.text, in_thought=c.in_thought, rules=c.prompt.rules)
+            for c in cases
         ]
         return list(self._math.judge(items))
 
-    def _judge_code(self, groups: Sequence[Group]) -> list[Verdict]:
-        items = [
-            CodeItem(
-                group.prompt.answer, self.completion_text(t), in_thought=self._begins_in_thought(group)
-            )
-            for group in groups
-            for t in group.trajectories
-        ]
-        if not items:
+    def _judge_code(self, cases: Sequence[_Case]) -> list[Verdict]:
+        if not cases:
             return []
         if self._code is None:
             self._code = CodeVerifier(make_sandbox(self._config.sandbox))
+        items = [CodeItem(c.prompt.answer, c.text, in_thought=c.in_thought) for c in cases]
         return list(self._code.judge(items))
 
-    def _judge_by_family(self, prompt: Prompt, trajectory: Trajectory) -> Verdict:
-        start = time.monotonic()
-        try:
-            family = _family(prompt.verifier)
-            return family.verify(prompt.question, prompt.answer, self.completion_text(trajectory))
-        except Exception as error:  # a defect of ours must not cost the policy its reward
-            reason = f"{prompt.verifier} broke: {type(error).__name__}: {error}"[:200]
-            return Verdict(Outcome.FAULT, reason, seconds=time.monotonic() - start)
+    def _audited(self, case: _Case, verdict: Verdict) -> Verdict:
+        """The verdict with the second grader's opinion, where the draw says so and there is one."""
+        keys = case.trajectory.ordinal, case.trajectory.sample_index
+        is_drawn = derived_uniform(self._seed, "audit", *keys) < self._config.audit_share
+        return replace(verdict, audit=_audit(case)) if is_drawn and verdict.is_valid else verdict
 
     def _halt_on_faults(self, verdicts: list[Verdict]) -> None:
         reasons = Counter(verdict.reason for verdict in verdicts if verdict.outcome is Outcome.FAULT)
@@ -163,6 +196,23 @@ class Grader:
             f"(rewards.max_fault_share); got {num_faults} of {len(verdicts)}. The commonest, {count} times: "
             f"{reason}. Cure that, or raise rewards.max_fault_share if you accept the loss of data."
         )
+
+
+def _judge_by_family(case: _Case) -> Verdict:
+    prompt, start = case.prompt, time.monotonic()
+    try:
+        verdict = _family(prompt.verifier).verify(prompt.question, prompt.answer, case.text)
+    except Exception as error:  # a defect of ours must not cost the policy its reward
+        reason = f"{prompt.verifier} broke: {type(error).__name__}: {error}"[:200]
+        verdict = Verdict(Outcome.FAULT, reason)
+    return replace(verdict, seconds=time.monotonic() - start)
+
+
+def _audit(case: _Case) -> Audit | None:
+    prompt = case.prompt
+    if prompt.verifier == _MATH:
+        return audit_reply(prompt.answer, case.text, in_thought=case.in_thought, rules=prompt.rules)
+    return audit_task(prompt.verifier.removeprefix(_TASK), prompt.question, case.text)
 
 
 def _family(verifier: str) -> Family:

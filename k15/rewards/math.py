@@ -19,15 +19,18 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, NoReturn, Self
 
-from k15.rewards.compare import Match, compare
-from k15.rewards.extract import MAX_ANSWER_CHARS, extract_answer
+from k15.config.answers import rules_as_row
+from k15.rewards.compare import Match
+from k15.rewards.extract import MAX_ANSWER_CHARS, Extraction, extract_answer
 from k15.rewards.notation import hidden_character
 from k15.rewards.pool import JobResult, KillablePool
-from k15.types import Outcome, Verdict
+from k15.rewards.typed import Formulas, compare_by_rules
+from k15.types import DEFAULT_RULES, AnswerRules, Outcome, Verdict
 
 _CACHE_SIZE = 20_000
+_MEMORY_MB = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,32 @@ class MathItem:
         text: a whole reply, or only a final answer.
         is_reply: whether `text` is a whole reply, from which the answer is extracted first.
         in_thought: the reply continues a prompt that ended with `<think>`.
+        rules: how the row wants it judged.
     """
 
     gold: str
     text: str
     is_reply: bool = True
     in_thought: bool = False
+    rules: AnswerRules = DEFAULT_RULES
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """What is compared, and the key of the cache; `span` says where the answer stood."""
+
+    gold: str
+    answer: str
+    rules: AnswerRules
+    span: tuple[int, int] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, AnswerRules]:
+        return self.gold, self.answer, self.rules
+
+    @property
+    def job(self) -> list[Any]:
+        return [self.gold, self.answer, rules_as_row(self.rules)]
 
 
 class _NeedsMathVerifyError(Exception):
@@ -61,9 +84,12 @@ class MathVerifier:
 
     def __init__(self, *, timeout_seconds: float = 2.0, num_workers: int = 1) -> None:
         self._pool = KillablePool(
-            "k15.rewards.symbolic:compare_job", num_workers=num_workers, timeout_seconds=timeout_seconds
+            "k15.rewards.symbolic:compare_job",
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+            memory_mb=_MEMORY_MB,
         )
-        self._cache: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str, AnswerRules], Verdict] = OrderedDict()
 
     @property
     def process_ids(self) -> tuple[int, ...]:
@@ -75,16 +101,16 @@ class MathVerifier:
 
         A text in the place of an item says why there is none: it becomes a fault with that reason.
         """
-        pairs: deque[tuple[str, str]] = deque()
+        pairs: deque[_Pair] = deque()
 
-        def jobs() -> Iterator[JobResult | list[str]]:
+        def jobs() -> Iterator[JobResult | list[Any]]:
             for item in items:
                 if isinstance(item, str):
-                    pair, verdict = ("", ""), Verdict(Outcome.FAULT, item)
+                    pair, verdict = _Pair("", "", DEFAULT_RULES), Verdict(Outcome.FAULT, item)
                 else:
                     pair, verdict = self._judge_here(item)
                 pairs.append(pair)
-                yield list(pair) if verdict is None else JobResult("done", verdict)
+                yield pair.job if verdict is None else JobResult("done", verdict)
 
         with closing(self._pool.run(jobs())) as results:
             for result in results:
@@ -103,35 +129,44 @@ class MathVerifier:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _judge_here(self, item: MathItem) -> tuple[tuple[str, str], Verdict | None]:
-        """The pair (gold, answer), and its verdict if this process can tell."""
+    def _judge_here(self, item: MathItem) -> tuple[_Pair, Verdict | None]:
+        """What is compared, and the verdict if this process can tell."""
         start = time.monotonic()
         gold = unicodedata.normalize("NFC", _without_box(item.gold)).strip()
         if item.is_reply or "boxed" in item.text:
             extraction = extract_answer(item.text, in_thought=item.in_thought)
-            answer, missing = extraction.text, extraction.reason
         else:
-            answer, missing = item.text, ""
-        answer = unicodedata.normalize("NFC", answer).strip()
-        pair = (gold, answer)
-        known = self._cache.get(pair)
+            extraction = Extraction(item.text)
+        answer = unicodedata.normalize("NFC", extraction.text).strip()
+        pair = _Pair(gold, answer, item.rules, extraction.span)
+        known = self._cache.get(pair.key)
         if known is not None:
-            self._cache.move_to_end(pair)
-            return pair, replace(known, seconds=time.monotonic() - start)
-        match = _match_here(gold, answer, missing)
+            self._cache.move_to_end(pair.key)
+            return pair, replace(known, seconds=time.monotonic() - start, span=pair.span)
+        match = _match_here(pair, extraction.reason)
         if match is None:
             return pair, None
-        return pair, Verdict(match.outcome, match.reason, answer, time.monotonic() - start)
+        return pair, Verdict(
+            match.outcome, match.reason, answer, time.monotonic() - start, span=pair.span
+        )
 
-    def _remember(self, pair: tuple[str, str], verdict: Verdict) -> None:
+    def _remember(self, pair: _Pair, verdict: Verdict) -> None:
         if verdict.outcome is not Outcome.FAULT and verdict.extracted:
-            self._cache[pair] = verdict
+            self._cache[pair.key] = verdict
             if len(self._cache) > _CACHE_SIZE:
                 self._cache.popitem(last=False)
 
 
-def _match_here(gold: str, answer: str, missing: str) -> Match | None:
+def gold_problem(gold: str, rules: AnswerRules) -> str:
+    """Why a gold answer would never be paid, not even for itself; "" if all is well or only Math-Verify can tell."""
+    text = unicodedata.normalize("NFC", _without_box(gold)).strip()
+    match = _match_here(_Pair(text, text, rules), "it is empty")
+    return "" if match is None or match.outcome is Outcome.RIGHT else match.reason
+
+
+def _match_here(pair: _Pair, missing: str) -> Match | None:
     """What can be said without Math-Verify; None if it is needed."""
+    gold, answer = pair.gold, pair.answer
     if not gold:
         return Match(Outcome.FAULT, "the gold answer is empty; correct or drop this prompt")
     if not answer:
@@ -144,24 +179,26 @@ def _match_here(gold: str, answer: str, missing: str) -> Match | None:
             Outcome.NO_ANSWER, f"no answer: it holds {hidden}, a hidden character or foreign digit"
         )
     try:
-        return compare(gold, answer, _send_away)
+        return compare_by_rules(gold, answer, pair.rules, Formulas(_send_away, _send_away))
     except _NeedsMathVerifyError:
         return None
     except Exception as error:  # a defect of ours must not cost the policy its reward, nor stop the run
         return Match(Outcome.FAULT, f"the comparison broke: {type(error).__name__}: {error}"[:200])
 
 
-def _send_away(gold: str, answer: str) -> bool:
+def _send_away(*_formulas: str) -> NoReturn:
     raise _NeedsMathVerifyError
 
 
-def _from_pool(pair: tuple[str, str], result: JobResult) -> Verdict:
+def _from_pool(pair: _Pair, result: JobResult) -> Verdict:
     if result.status == "timeout":
-        return Verdict(Outcome.TIMEOUT, f"the comparison took {result.detail}", pair[1], result.seconds)
-    if result.status == "fault":
-        return Verdict(Outcome.FAULT, result.detail, pair[1], result.seconds)
-    outcome, reason = result.value
-    return Verdict(Outcome(outcome), reason, pair[1], result.seconds)
+        outcome, reason = Outcome.TIMEOUT, f"the comparison took {result.detail}"
+    elif result.status == "fault":
+        outcome, reason = Outcome.FAULT, result.detail
+    else:
+        value, reason = result.value
+        outcome = Outcome(value)
+    return Verdict(outcome, reason, pair.answer, result.seconds, span=pair.span)
 
 
 def _without_box(gold: str) -> str:

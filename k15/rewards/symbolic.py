@@ -10,6 +10,7 @@ that do not interrupt C code; the pool kills this process instead.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -19,13 +20,15 @@ import sympy.parsing.sympy_parser
 import sympy.physics.units  # simplify imports it, and its import reads names of units as text
 from latex2sympy2_extended import NormalizationConfig, latex2sympy2
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Float, I, Integer, MatrixBase, Number, Symbol
+from sympy import Basic, Expr, Float, I, Integer, MatrixBase, Number, Symbol
 
-from k15.rewards.compare import compare
+from k15.config.answers import read_rules
+from k15.rewards.typed import Formulas, compare_by_rules
 
 # Floats are compared to 12 decimals and formulas to 50 digits: near misses are misses.
 _FLOAT_DECIMALS = 12
 _NUMERIC_DIGITS = 50
+_VALUE_DIGITS = 40
 # Its list of units has single letters (3t would be 3), and boxes are taken off before: both are ours.
 _NOTATION = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
@@ -52,10 +55,10 @@ for _module in (math_verify.parser, latex2sympy2, sympy.parsing, sympy.parsing.s
 sympy.parsing.sympy_parser.__dict__["eval_expr"] = _never_evaluate
 
 
-def compare_job(job: list[str]) -> list[str]:
-    """The pool's job: [gold, answer] in, [outcome, reason] out (`compare.compare`)."""
-    gold, answer = job
-    match = compare(gold, answer, symbolic_equal)
+def compare_job(job: list[Any]) -> list[str]:
+    """The pool's job: [gold, answer, rules as a row or None] in, [outcome, reason] out."""
+    gold, answer, rules = job
+    match = compare_by_rules(gold, answer, read_rules(rules), Formulas(symbolic_equal, real_value))
     return [match.outcome.value, match.reason]
 
 
@@ -69,6 +72,15 @@ def symbolic_equal(gold: str, answer: str) -> bool:
     # The grammar reads i as a variable. Read as the imaginary unit, sqrt(-1) is i and e^{i pi} is -1.
     as_number = [_with_imaginary_unit(side) for side in (left, right)]
     return as_number != [left, right] and _verify(*as_number)
+
+
+def real_value(formula: str) -> Fraction | None:
+    """The value of a formula without variables, to 40 digits; None if it has variables or is not real."""
+    parsed = _parse(formula)
+    if not isinstance(parsed, Expr) or not parsed.is_number:
+        return None
+    value = parsed.evalf(_VALUE_DIGITS)  # a number literal stays as it is: nothing here is text
+    return Fraction(str(value)) if isinstance(value, Float | Integer) and value.is_finite else None
 
 
 @lru_cache(maxsize=64)

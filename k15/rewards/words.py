@@ -108,6 +108,11 @@ def split_unit(text: str) -> tuple[str, str]:
     return match["value"].strip(), unit + (match["power"] or "").replace("{", "").replace("}", "")
 
 
+def has_telling_word(text: str) -> bool:
+    """Whether a word in it says something about a value ("or", "not", "is"), so that it names no unit."""
+    return not _NO_UNITS.isdisjoint(re.findall(r"[a-z]+", text.replace(r"\text", " ").lower()))
+
+
 def are_different_units(gold: str, answer: str) -> bool:
     """Whether both are units that this module knows, and not the same one."""
     known = set(_ALIASES)
@@ -125,4 +130,4 @@ def is_prose(text: str) -> bool:
 def word_key(text: str) -> str:
     """Words as they are compared: lower case, without articles, commands, dots and spaces."""
     text = _TEXT.sub(r" \1 ", text).lower()
-    return re.sub(r"\b(?:the|a|an)\b|[\s.,'\"*]", "", text)
+    return re.sub(r"\b(?:the|a|an)\b|[\s'\"*]|(?<![0-9])[.,]|[.,](?![0-9])", "", text)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from k15.config.answers import read_rules, rules_as_row
 from k15.crashpoints import crashpoint
 from k15.errors import RolloutBufferError
 from k15.rollout.journal import Journal, read_journals
@@ -167,7 +168,7 @@ class RolloutBuffer:
         """Write the open groups, one JSON line each."""
         with open(directory / "groups.jsonl", "w") as file:
             for group in self._groups.values():
-                file.write(json.dumps(asdict(group)) + "\n")
+                file.write(json.dumps(_group_as_row(group)) + "\n")
 
     def load_from(self, directory: Path) -> None:
         """Take over the groups that `save_to` wrote."""
@@ -225,8 +226,17 @@ class RolloutBuffer:
             self._journal = None
 
 
+def _group_as_row(group: Group) -> dict:
+    row = asdict(group)
+    row["prompt"]["rules"] = rules_as_row(group.prompt.rules)
+    return row
+
+
 def _group_from_json(data: dict) -> Group:
-    prompt = Prompt(**{**data["prompt"], "token_ids": tuple(data["prompt"]["token_ids"])})
+    row = data["prompt"]
+    prompt = Prompt(
+        **{**row, "token_ids": tuple(row["token_ids"]), "rules": read_rules(row.get("rules"))}
+    )
     trajectories = tuple(
         Trajectory(t["ordinal"], t["sample_index"], tuple(_segment_from_json(s) for s in t["segments"]))
         for t in data["trajectories"]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from k15.algo.diagnostics import synchronous_length, zero_advantage_share
 from k15.prompts.sampler import PromptSampler
+from k15.record.metrics import is_disputed
 from k15.record.rows import GradedGroup, rollout_rows
 from k15.rollout.buffer import RolloutBuffer
 from k15.stages.scores import Scores
@@ -176,6 +177,18 @@ class IterationLog:
             self.warnings.append(
                 ("faults", f"verdicts that are our fault: {dict(reasons.most_common(3))}")
             )
+        if disputed := [row for row in self.rows if is_disputed(row)]:
+            self.warnings.append(("disputed", describe_disputes(disputed)))
+
+
+def describe_disputes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The completions of an iteration that the two graders judge differently; each row says so as well."""
+    shown = "; ".join(
+        f"{row['prompt_id']} sample {row['sample_index']}: {row['extracted'][:60]!r} for the "
+        f"gold {row['answer'][:60]!r} is {row['outcome']}, the audit says {row['audit']}"
+        for row in rows[:3]
+    )
+    return f"the second grader disputes {len(rows)} verdicts, for instance {shown}"
 
 
 def describe(m: Mapping[str, Any]) -> str:

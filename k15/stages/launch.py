@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from k15.cluster.local import LocalCluster
 from k15.config.rl import RLConfig
 from k15.config.sft import SFTConfig
-from k15.errors import ConfigError, RunFolderError
+from k15.errors import ConfigError, DataError, RunFolderError
 from k15.models.load import Policy, load_policy
 from k15.prompts.load import PromptSet, load_prompts
 from k15.record.durable import as_disk_error
@@ -29,6 +29,8 @@ from k15.weights.save import save_policy
 FINAL_MODEL = (
     "model"  # folder in the run folder: the trained model, for `from_pretrained` and the next stage
 )
+
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> boo
     policy = load_policy(config.model)
     prompts = load_prompts(config.prompts, policy.tokenizer)
     _check_lengths(config, policy, prompts)
-    grader = Grader(config.rewards, policy.tokenizer)
+    grader = Grader(config.rewards, policy.tokenizer, seed=config.run.seed)
     grader.check((*prompts.train, *prompts.heldout))
     watch = Watch("iterations", config.num_iterations, quiet=options.is_quiet)
+    prompts = _without_refused(grader, prompts, watch)
     watch.line(_describe(config, policy, prompts))
     if options.dry_run:
         return True
@@ -200,6 +203,22 @@ def _cluster(config: RLConfig, policy: Policy) -> LocalCluster:
         ),
         num_threads=config.run.num_threads,
     )
+
+
+def _without_refused(grader: Grader, prompts: PromptSet, watch: Watch) -> PromptSet:
+    """Without the prompts whose gold answer is not even right for itself; says which, and why."""
+    train, refused = grader.without_refused(prompts.train)
+    heldout, also = grader.without_refused(prompts.heldout)
+    refused |= also
+    for prompt_id, problem in list(refused.items())[:_MAX_NAMED]:
+        watch.line(f"left out: the gold answer of prompt {prompt_id} cannot be judged: {problem}")
+    if len(refused) > _MAX_NAMED:
+        watch.line(f"left out for such a gold answer: {len(refused)} prompts in all")
+    if not train:
+        raise DataError(
+            f"a gold answer must be right for itself; none of {len(refused)} is. Correct answers or rules."
+        )
+    return replace(prompts, train=tuple(train), heldout=tuple(heldout)) if refused else prompts
 
 
 def _check_lengths(config: RLConfig, policy: Policy, prompts: PromptSet) -> None:

@@ -12,7 +12,7 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import ClassVar, Literal
 
@@ -95,7 +95,7 @@ class Family(ABC):
         found = extract_answer(reply)
         if not found.answer:
             return Verdict(Outcome.NO_ANSWER, found.reason)
-        return self.judge(problem_question, answer, found.answer)
+        return replace(self.judge(problem_question, answer, found.answer), span=found.span)
 
     def size(self, level: int, split: Split) -> int:
         """How many distinct problems a level has."""

@@ -17,10 +17,12 @@ class Extraction:
     Attributes:
         answer: the text after the last "Answer:", stripped; "" if there is none.
         reason: why there is no answer; "" if there is one.
+        span: where it stands in the reply, as [start, end) in characters.
     """
 
     answer: str
     reason: str = ""
+    span: tuple[int, int] | None = None
 
 
 def format_completion(thought: str, answer: str) -> str:
@@ -53,4 +55,5 @@ def extract_answer(reply: str) -> Extraction:
         return Extraction("", "text follows the answer line")
     if len(answer) > MAX_ANSWER_CHARS:
         return Extraction("", f"the answer is longer than {MAX_ANSWER_CHARS} characters")
-    return Extraction(answer.strip())
+    start = len(reply) - len(rest.lstrip())
+    return Extraction(answer.strip(), span=(start, start + len(answer.strip())))
