@@ -15,19 +15,25 @@ BIN := $(VENV)/bin
 # are editable, so that a changed source file never needs one.
 RUN_STAMP := $(VENV)/.k15-installed
 DEV_STAMP := $(VENV)/.k15-installed-dev
+# vLLM wants versions of its own: an environment beside the other.
+VLLM_VENV ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.k15-installed-vllm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check format learn bench report clean
+.PHONY: help demo test test-vllm check format learn bench report clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(RUN_STAMP) ## install k15 into .venv and run the whole recipe on this machine
 	@$(BIN)/k15 demo $(ARGS)
 
 test: $(DEV_STAMP) ## install the development extra and run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(VLLM_STAMP) ## install vLLM into .venv-vllm and test the vLLM engine with it (minutes)
+	@$(VLLM_VENV)/bin/python -m pytest tests/vllm $(ARGS)
 
 check: $(DEV_STAMP) ## lint, formatting, types
 	@$(BIN)/ruff check .
@@ -48,8 +54,9 @@ report: $(RUN_STAMP) ## write report.html of a run: make report RUN=runs/NAME
 	@test -n "$(RUN)" || { echo "There is no run in runs/ yet. Give one, as in: make report RUN=runs/NAME" >&2; exit 2; }
 	@$(BIN)/k15 report $(RUN) $(ARGS)
 
-clean: ## remove .venv, caches and build outputs; runs/ stays
+clean: ## remove .venv, .venv-vllm, caches and build outputs; runs/ stays
 	@test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)
+	@test ! -f $(VLLM_VENV)/pyvenv.cfg || rm -rf $(VLLM_VENV)
 	@rm -rf build dist .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -64,6 +71,10 @@ $(DEV_STAMP): pyproject.toml
 	@echo "Installing k15 with its development tools into $(VENV). The first time this downloads PyTorch: minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(RUN_STAMP) $@
+
+$(VLLM_STAMP): pyproject.toml scripts/install_vllm.py
+	@$(PYTHON) scripts/install_vllm.py $(VLLM_VENV)
+	@touch $@
 
 # A virtual environment that exists is kept, whoever made it; one that was interrupted before pip was in it is completed.
 define make_venv

@@ -27,7 +27,7 @@ def warm(tmp_path_factory) -> Path:
 def rl(model: Path, run: Path, engine: str, iterations: int) -> list[dict]:
     """`k15 rl` in a process of its own; its metrics."""
     command = [
-        *(sys.executable, "-m", "k15", "rl", recipe("laptop/rl.toml"), "--run", run),
+        *(sys.executable, "-m", "k15.cli", "rl", recipe("laptop/rl.toml"), "--run", run),
         *("--model", model, "--engine", engine, "--num_iterations", str(iterations)),
         "--prompts.tasks=[{family='trial', num_train=600, num_heldout=256}]",
         *("--rollout.prompts_in_flight", "24", "--sampling.strategy", "uniform"),
