@@ -35,9 +35,10 @@ BASE = [
     *("--rollout.prompts_in_flight", "24", "--engine.num_slots", "64", "--engine.num_workers", "1"),
     *("--evaluation.every", "1000", "--evaluation.num_prompts", "384", "--length_penalty.weight", "0"),
     *("--sampling.strategy", "uniform", "--run.save_every", "1000", "--run.num_threads", "1"),
+    *("--algorithm.tau", "2.0"),  # half as many prompts as the demo: the regulariser must hold more
 ]
 STUDIES: dict[str, dict[str, list[str]]] = {
-    "tau": {tau: ["--algorithm.tau", tau] for tau in ("0.01", "0.1", "0.4", "1.0")},
+    "tau": {tau: ["--algorithm.tau", tau] for tau in ("0.01", "0.1", "0.4", "1.0", "2.0")},
     "staleness": {
         n: ["--rollout.segment_tokens", "32", "--rollout.max_staleness", n] for n in ("0", "1", "none")
     },

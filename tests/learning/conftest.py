@@ -16,7 +16,8 @@ from k15.stages.launch import LaunchOptions, launch_rl, launch_sft
 QUIET = LaunchOptions(is_quiet=True)
 SMALL = [
     "--prompts.tasks=[{family='trial', num_train=600, num_heldout=256}]",
-    *("--rollout.prompts_in_flight", "24", "--engine.num_slots", "192"),
+    # Half as many prompts as the demo: a step rests on fewer completions, and the regulariser must hold more.
+    *("--rollout.prompts_in_flight", "24", "--engine.num_slots", "192", "--algorithm.tau", "2.0"),
     *("--run.num_threads", "1", "--engine.num_workers", "1"),
     *("--evaluation.every", "1000", "--evaluation.num_prompts", "256"),
     *("--sampling.strategy", "uniform", "--length_penalty.weight", "0", "--run.save_every", "1000"),

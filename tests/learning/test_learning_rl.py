@@ -11,6 +11,7 @@ FULL_ITERATIONS = 5  # full rollouts sample about as many tokens in these as par
 FULL = ("--rollout.segment_tokens", "256")
 REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
 PENALTY = ("--length_penalty.weight", "1.0", "--length_penalty.start_iteration", "0")
+TWICE = ("--evaluation.num_samples", "2")
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,14 @@ def test_rl_raises_heldout_accuracy_by_25_points_while_thoughts_grow(ours):
 
 
 def test_the_length_penalty_cuts_a_fifth_of_the_tokens_for_at_most_two_points(ours, learn):
-    """Row 38: the same weights go on with and without the penalty. The difference of the two means over
-    768 samples each has a standard error of 1.8 points, which is allowed on top of the two."""
-    plain = [learn(run.model, seed, MORE) for seed, run in zip(SEEDS, ours, strict=True)]
-    short = [learn(run.model, seed, MORE, *PENALTY) for seed, run in zip(SEEDS, ours, strict=True)]
+    """Row 38: the same weights go on with and without the penalty."""
+    plain = [learn(run.model, seed, MORE, *TWICE) for seed, run in zip(SEEDS, ours, strict=True)]
+    short = [
+        learn(run.model, seed, MORE, *TWICE, *PENALTY) for seed, run in zip(SEEDS, ours, strict=True)
+    ]
     for one, other in zip(plain, short, strict=True):
         assert other.last["eval/length_mean"] <= 0.8 * one.last["eval/length_mean"]
-    assert mean(accuracies(short)) >= mean(accuracies(plain)) - 0.02 - 0.018
+    assert mean(accuracies(short)) >= mean(accuracies(plain)) - 0.02
 
 
 def test_negative_gradients_beat_rest_at_equal_samples(ours, warm, learn):
