@@ -28,7 +28,6 @@ _FILES_V1 = (
     ("memory", "memory.max_usage_in_bytes", os.O_RDWR),
     ("memory", "memory.oom_control", os.O_RDONLY),
     ("pids", "pids.max", os.O_RDWR),
-    ("pids", "cgroup.procs", os.O_RDONLY),
     ("cpuacct", "cpuacct.usage", os.O_RDWR),
 )
 _EXTRA_MEMORY = 4 << 20  # bytes, for the same
@@ -108,6 +107,7 @@ class GroupV1(Group):
             os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             for folder in sorted(set(folders.values()))
         )
+        self._members = os.open(folders["pids"], os.O_PATH | os.O_CLOEXEC)
         self._oom_kills_before = 0
         self._limits: tuple[int, int] | None = None
 
@@ -142,10 +142,15 @@ class GroupV1(Group):
         return _field(self._read("memory.oom_control"), "oom_kill") - self._oom_kills_before
 
     def process_ids(self) -> list[int]:
-        return [int(line) for line in self._read("cgroup.procs").split()]
+        # Opened anew: an open file of version 1 keeps the list that was read first.
+        file = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._members)
+        try:
+            return [int(line) for line in _read_all(file).split()]
+        finally:
+            os.close(file)
 
     def remove(self) -> None:
-        for file in (*self._files.values(), *self._entrances):
+        for file in (*self._files.values(), *self._entrances, self._members):
             os.close(file)
         for parent, name in self._places:
             _remove(name, parent)

@@ -142,7 +142,7 @@ LANGUAGES = {
             "main.go",
             ("go", "sh", "cat"),
             ("/box/main",),
-            "cp {source} /tmp/main.go && cd /tmp && go build -o /tmp/out main.go",
+            "cd /tmp/ && go build -o /tmp/out {source}",
             "main",
             "golang-go",
             ("golang",),

@@ -97,7 +97,10 @@ def rlimits(spec: BoxSpec, slot: Slot, *, has_group: bool) -> list[tuple[int, in
     """Limits of each process, as (resource, value); without a control group they also stand in for it."""
     limits: Limits = spec.limits
     found = [
-        (resource.RLIMIT_CORE, 0),
+        (
+            resource.RLIMIT_CORE,
+            1,
+        ),  # not 0: only with 1 a core dump is not piped to a program of the host either
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_FSIZE, limits.disk_mb << 20),
         (resource.RLIMIT_STACK, limits.stack_mb << 20),
