@@ -116,15 +116,11 @@ def select_checkpoint(config: Long2ShortConfig, watch: Watch) -> str:
         ConfigError: a candidate is neither a checkpoint directory nor a run folder with checkpoints.
     """
     selection = config.selection
-    if not selection.candidates:
-        assert config.model.path is not None, "checked when the config was made"
-        return config.model.path
-    directories = [path for name in selection.candidates for path in checkpoints_of(Path(name))]
     measured = []
-    for directory in directories:
+    for directory in candidates_of(config):
         found = measure(
             config,
-            str(directory),
+            directory,
             use_heldout=False,
             num_prompts=selection.num_prompts,
             num_samples=selection.num_samples,
@@ -139,6 +135,19 @@ def select_checkpoint(config: Long2ShortConfig, watch: Watch) -> str:
         f"accuracy, on {selection.num_prompts} training prompts x {selection.num_samples})"
     )
     return chosen.name
+
+
+def candidates_of(config: Long2ShortConfig) -> list[str]:
+    """The directories of all candidates; without any, the model itself.
+
+    Raises:
+        ConfigError: a candidate is neither a checkpoint directory nor a run folder with checkpoints.
+    """
+    if not config.selection.candidates:
+        assert config.model.path is not None, "checked when the config was made"
+        return [config.model.path]
+    names = config.selection.candidates
+    return [str(path) for name in names for path in checkpoints_of(Path(name))]
 
 
 def checkpoints_of(path: Path) -> list[Path]:

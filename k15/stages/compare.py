@@ -28,6 +28,7 @@ from k15.stages.launch import FINAL_MODEL, LaunchOptions, launch_rl
 from k15.stages.long2short import (
     SAMPLES,
     merge_models,
+    merge_record,
     start_of,
     start_over,
     train_on_preferences,
@@ -119,6 +120,8 @@ class _Comparison:
             self._require(launch_rl(phase, folder, self._options))
             return str(folder / FINAL_MODEL)
         origin = "merge" if variant == "merge+rejection" else LONG
+        if origin == "merge" and self._options.dry_run:
+            return ""  # there is no merged model yet
         if origin == "merge":
             config = with_model(config, self._merged())
         source = base / f"{origin}-{SAMPLES}"
@@ -133,7 +136,8 @@ class _Comparison:
 
     def _merged(self) -> str:
         folder = self._folder / "merge"
-        if not (folder / FINAL_MODEL).is_dir():
+        record = folder / "merge.json"
+        if not record.is_file() or json.loads(record.read_text()) != merge_record(self._config):
             merge_models(self._config, folder, self._options, self._watch)
         return str(folder / FINAL_MODEL)
 
@@ -150,9 +154,10 @@ class _Comparison:
             "num_samples": settings.num_samples,
             "temperature": settings.temperature,
         }
+        key = {"path": path, "max_tokens": self._config.samples.max_tokens, **asked}
         if kept.is_file():
             found = json.loads(kept.read_text(encoding="utf-8"))
-            if found.pop("settings") == asked:
+            if found.pop("settings") == key:
                 return Measured(**found)
         if self._options.dry_run:
             return Measured(path, 0.0, 0.0, 0)
@@ -162,7 +167,7 @@ class _Comparison:
             f"measured {_NAMES[variant]}, seed {seed}: {measured.accuracy:.1%} right, {measured.tokens:.1f} tokens"
         )
         make_directory(kept.parent)
-        text = json.dumps({**asdict(measured), "settings": asked}, indent=2) + "\n"
+        text = json.dumps({**asdict(measured), "settings": key}, indent=2) + "\n"
         replace_file(kept, text.encode(), point="comparison")
         return measured
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from k15.algo.merge import average, slerp, ties
 from k15.config.long2short import Long2ShortConfig, MergeConfig
@@ -18,7 +19,7 @@ from k15.record import schema
 from k15.record.durable import make_directory
 from k15.record.folder import finish_moving_aside, move_aside
 from k15.record.lock import RunLock
-from k15.stages.balance import select_checkpoint, with_model
+from k15.stages.balance import candidates_of, select_checkpoint, with_model
 from k15.stages.launch import FINAL_MODEL, LaunchOptions, launch_rl, launch_sft
 from k15.stages.preference import launch_dpo
 from k15.stages.samples import PromptSamples, draw_samples, learn_from
@@ -70,11 +71,17 @@ def merge_models(
     watch.line(f"merging {' and '.join(names)}: {settings.kind}, {settings.weight:g} of the short model")
     if options.dry_run:
         return True
+    record = run_folder / "merge.json"
+    record.unlink(missing_ok=True)  # it says what the model is: it comes last
     merge_checkpoints([Path(name) for name in names], run_folder / FINAL_MODEL, combine_of(settings))
-    record = {"command": list(options.command), "long": config.model.path, **settings.model_dump()}
-    (run_folder / "merge.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record.write_text(json.dumps(merge_record(config), indent=2) + "\n", encoding="utf-8")
     watch.line(f"done: the model is in {run_folder / FINAL_MODEL}")
     return True
+
+
+def merge_record(config: Long2ShortConfig) -> dict[str, Any]:
+    """What `merge.json` says of a merged model."""
+    return {"long": config.model.path, **config.merge.model_dump()}
 
 
 def combine_of(settings: MergeConfig) -> Combine:
@@ -140,13 +147,16 @@ def train_on_preferences(
 
 def start_of(config: Long2ShortConfig, run_folder: Path, options: LaunchOptions, watch: Watch) -> str:
     """The checkpoint to start from; chosen once, and kept for when the run goes on."""
-    kept = run_folder / "start.json"
+    if not config.selection.candidates or options.dry_run:
+        return candidates_of(config)[0]
+    kept, asked = run_folder / "start.json", config.selection.model_dump(mode="json")
     if kept.is_file():
-        return json.loads(kept.read_text(encoding="utf-8"))["start"]
+        choice = json.loads(kept.read_text(encoding="utf-8"))
+        if choice["selection"] == asked:
+            return choice["start"]
     start = select_checkpoint(config, watch)
-    if not options.dry_run:
-        make_directory(run_folder)
-        kept.write_text(json.dumps({"start": start}) + "\n", encoding="utf-8")
+    make_directory(run_folder)
+    kept.write_text(json.dumps({"start": start, "selection": asked}, indent=2) + "\n", encoding="utf-8")
     return start
 
 

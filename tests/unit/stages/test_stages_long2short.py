@@ -21,7 +21,7 @@ from k15.stages import balance, samples
 from k15.stages.balance import Measured, best_balance, checkpoints_of, select_checkpoint
 from k15.stages.compare import launch_comparison
 from k15.stages.launch import LaunchOptions
-from k15.stages.long2short import launch_long2short
+from k15.stages.long2short import launch_long2short, start_of
 from k15.stages.samples import draw_samples, learn_from
 from k15.stages.watch import Watch
 from k15.tasks.reply import format_completion
@@ -318,6 +318,34 @@ def test_a_comparison_measures_every_variant_with_every_seed_and_goes_on(
     calls = thinker.num_calls
     assert launch_comparison(config, run, OPTIONS)
     assert thinker.num_calls == calls, "measured or sampled again"
+
+
+def test_a_comparison_can_be_rehearsed(model: Path, thinker: Thinker, tmp_path: Path) -> None:
+    options = LaunchOptions(is_quiet=True, dry_run=True)
+    assert launch_comparison(settings(model), tmp_path / "comparison", options)
+    assert not (tmp_path / "comparison").exists()
+    assert thinker.num_calls == 0
+
+
+def test_fresh_trains_and_measures_everything_again(
+    model: Path, thinker: Thinker, tmp_path: Path
+) -> None:
+    run, config = tmp_path / "comparison", settings(model, comparison={"variants": ("rejection",)})
+    assert launch_comparison(config, run, OPTIONS)
+    calls = thinker.num_calls
+    assert launch_comparison(config, run, LaunchOptions(is_quiet=True, fresh=True))
+    assert thinker.num_calls == 2 * calls
+    assert len(list(run.glob(".old-*/comparison.json"))) == 1
+
+
+def test_other_candidates_are_another_choice(model: Path, thinker: Thinker, tmp_path: Path) -> None:
+    short = model.parent / "short"
+    for name in (model, short):
+        config = settings(model, selection={"candidates": (str(name),)})
+        assert start_of(config, tmp_path / "run", OPTIONS, Watch("x", 1, quiet=True)) == str(name)
+    calls = thinker.num_calls
+    assert start_of(config, tmp_path / "run", OPTIONS, Watch("x", 1, quiet=True)) == str(short)
+    assert thinker.num_calls == calls, "measured again"
 
 
 def test_a_comparison_without_a_short_model_says_so(model: Path) -> None:
