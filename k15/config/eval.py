@@ -42,8 +42,6 @@ class EvalConfig(StrictModel):
     """Text added to every question; None = the benchmark's own, "" = none."""
     system: str = ""
     """A system message put before every question; "" for none."""
-    verifier: str = "math"
-    """Who judges the answers of your own files, where a row does not say: math, exact or code."""
     vote_inputs: Annotated[int, Field(ge=0)] = 0
     """Inputs that the model writes for each programming problem that reads standard input; its samples vote on
     them and one is handed in (App. C, Codeforces). 0 = no vote."""

@@ -6,27 +6,16 @@ k1.5 trains on no such questions, because they can be guessed (section 2.1); thi
 from __future__ import annotations
 
 import re
-import string
+import unicodedata
 from collections.abc import Sequence
 
-from k15.eval.exact import normalise
+from k15.rewards.choice import LETTERS, chosen
 from k15.rewards.extract import THINK_CLOSE, THINK_OPEN, extract_answer
 from k15.types import Outcome, Verdict
 
-LETTERS = string.ascii_uppercase
-
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
-_LABEL = re.compile(
-    r"^(?:the\s+)?(?:option|choice|answer|letter|选项|答案)\s*(?:is|:|：|为|是)?\s*", re.IGNORECASE
-)
-# The letter, bare or in brackets; then the end, a mark with the option's text, or a reason.
-_LEADING = re.compile(
-    r"^[(\[（]?([A-Z])(?:[)\]）]|(?=\W|$))(?:\s*$|\s*[.:：、)）-]\s*(?P<text>.*)$|\s*,?\s+(?:because|since|as)\b.*$"
-    r"|(?<=[)\]）])\s*(?P<after>.*)$|\s*[(（](?P<inside>.*)[)）]$)",
-    re.DOTALL,
-)
-_CORRECTED = re.compile(r"\bnot\s+[(]?([A-Z])[)]?\s*,?\s*but\s+[(]?([A-Z])[)]?(?![A-Za-z])")
-_SINGLE = re.compile(r"(?<![A-Za-z'])[(]?([A-Z])[)]?(?![A-Za-z'])")
+_CHINESE_LABEL = re.compile(r"^(?:正确)?(?:选项|答案)\s*(?:是|为|:)?\s*")
+_REASON = re.compile(r"^(\(?[A-Z]\)?)\s*,?\s+(?:because|since|as)\b.*$", re.DOTALL)
+_IN_BRACKETS = re.compile(r"^([A-Z])\s*\((.+)\)$")
 
 
 def ask(question: str, options: Sequence[str]) -> str:
@@ -66,43 +55,16 @@ def judge_choice(gold: str, options: Sequence[str], reply: str, *, in_thought: b
 
 def chosen_letter(answer: str, options: Sequence[str]) -> str:
     """The letter of the one option that an answer names; "" if it names none or several."""
-    letters = LETTERS[: len(options)]
-    named = [letter for letter, option in zip(letters, options, strict=True) if _same(option, answer)]
-    plain = _plain(answer)
-    bare = plain.strip("()[]（）").upper()
-    if len(bare) == 1 and bare in letters:
-        return bare
-    if len(named) == 1:
-        return named[0]
-    if corrected := _CORRECTED.search(plain):
-        return corrected[2] if corrected[2] in letters and corrected[1] != corrected[2] else ""
-    leading = _LEADING.match(plain)
-    if leading is None or leading[1] not in letters:
-        return ""
-    rest = leading["text"] or leading["after"] or leading["inside"] or ""
-    return leading[1] if _agrees(rest, leading[1], options) else ""
+    if letters := chosen(answer, options):
+        return min(letters) if len(letters) == 1 else ""
+    plain = _CHINESE_LABEL.sub("", unicodedata.normalize("NFKC", answer).strip().rstrip("。"))
+    plain = _REASON.sub(r"\1", plain)
+    plain = _IN_BRACKETS.sub(r"(\1) \2", plain)
+    letters = chosen(plain, options)
+    return min(letters) if len(letters) == 1 else ""
 
 
-def _agrees(rest: str, letter: str, options: Sequence[str]) -> bool:
-    """Whether what follows a letter names no other option."""
-    others = [o for i, o in enumerate(options) if LETTERS[i] != letter]
-    if _same(options[LETTERS.index(letter)], rest):
-        return True
-    if any(_same(other, rest) for other in others):
-        return False
-    return not any(
-        found in LETTERS[: len(options)] and found != letter for found in _SINGLE.findall(rest)
-    )
-
-
-def _same(option: str, answer: str) -> bool:
-    return bool(normalise(option)) and normalise(option) == normalise(answer)
-
-
-def _plain(answer: str) -> str:
-    """Without mark-up, a leading "option" and the punctuation around it."""
-    text = answer
-    while (shorter := _WRAPPER.sub(r"\1", text)) != text:
-        text = shorter
-    text = text.replace("$", "").replace("*", "").replace("`", "").strip(" \t\r\n\"'。.,")
-    return _LABEL.sub("", text).strip(" \t\r\n\"'。.,")
+def is_ambiguous(gold: str, options: Sequence[str]) -> bool:
+    """Whether the text of the right option is that of another option too."""
+    text = options[LETTERS.index(gold)]
+    return bool(text.strip()) and chosen(text, options) not in (frozenset(gold), frozenset(text.upper()))

@@ -7,18 +7,24 @@ and raises BadRowError for a row that cannot be used.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from k15.eval.choice import LETTERS, ask
+from k15.config.answers import rules_as_row
+from k15.eval.choice import ask
 from k15.eval.problem import Problem
 from k15.prompts.rows import BadRowError, read_row
 from k15.prompts.rows import Row as CheckedRow
+from k15.rewards.choice import LETTERS
 from k15.sandbox.base import StdinTest
 from k15.sandbox.rows import read_job
 
 Row = Mapping[str, Any]
 Reader = Callable[[Row, int], Problem]
+
+# In these sets 58,500 is a number; the grader, which does not know the set, would also accept the list 500, 58.
+_THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+", re.ASCII)
 
 
 def read_math(row: Row, number: int) -> Problem:
@@ -29,7 +35,7 @@ def read_math(row: Row, number: int) -> Problem:
     return Problem(
         problem_id=str(known.get("unique_id") or known.get("id") or number),
         question=read.question,
-        gold=read.answer,
+        gold=read.answer.replace(",", "") if _THOUSANDS.fullmatch(read.answer) else read.answer,
         verifier="math",
         difficulty=_label(known, "level"),
         solution=str(solution),
@@ -153,32 +159,30 @@ def read_livecodebench(row: Row, number: int) -> Problem:
     )
 
 
-def own_reader(verifier: str) -> Reader:
-    """The reader of a user's own rows: "question" and "answer"; with "choices" it is multiple choice."""
-
-    def read(row: Row, number: int) -> Problem:
-        if isinstance(row, dict) and (row.get("choices") is not None or {"A", "B"} <= row.keys()):
-            return read_choice(row, number)
-        checked = read_row(row)
-        named = checked.verifier or verifier
-        if named == "code":
-            return _own_code(checked, number)
-        if named not in ("math", "exact") and not named.startswith("task:"):
-            cure = 'Write "math", "exact", "code" or "task:NAME"'
-            raise BadRowError("verifier", "must be one that k15 eval knows", named, cure)
-        solution = row.get("solution") or (
-            row.get("answer") if "####" in str(row.get("answer")) else None
-        )
-        return Problem(
-            problem_id=checked.row_id or f"line {number}",
-            question=checked.question,
-            gold=checked.answer,
-            verifier=named,
-            difficulty=_level(checked),
-            solution=str(solution or f"\\boxed{{{checked.answer}}}"),
-        )
-
-    return read
+def read_own(row: Row, number: int) -> Problem:
+    """A user's own row: "question" and "answer", and "rules" how to judge it; with "choices" it is multiple choice."""
+    if row.get("choices") is not None or {"A", "B"} <= row.keys():
+        return read_choice(row, number)
+    checked = read_row(row)
+    named = checked.verifier or "math"
+    if named == "code":
+        return _own_code(checked, number)
+    if named != "math" and not named.startswith("task:"):
+        cure = 'Write "math", "code" or "task:NAME"'
+        raise BadRowError("verifier", "must be one that k15 eval knows", named, cure)
+    plain = (
+        "\\boxed{{{}}}" if named == "math" else "</think>\nAnswer: {}"
+    )  # families have a form of their own
+    solution = row.get("solution") or (row.get("answer") if "####" in str(row.get("answer")) else None)
+    return Problem(
+        problem_id=checked.row_id or f"line {number}",
+        question=checked.question,
+        gold=checked.answer,
+        verifier=named,
+        difficulty=_level(checked),
+        details={"rules": rules} if (rules := rules_as_row(checked.rules)) else {},
+        solution=str(solution or plain.format(checked.answer)),
+    )
 
 
 def _own_code(row: CheckedRow, number: int) -> Problem:

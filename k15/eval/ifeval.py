@@ -6,7 +6,9 @@ That package is the kept implementation of the published rules; k15 does not cop
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 from k15.errors import ConfigError
@@ -20,7 +22,8 @@ def require_ifeval() -> Any:
         ConfigError: the package, or something it needs, is not installed.
     """
     try:
-        return importlib.import_module("lm_eval.tasks.ifeval.utils")
+        with redirect_stdout(sys.stderr):  # it prints while it loads; standard output belongs to results
+            return importlib.import_module("lm_eval.tasks.ifeval.utils")
     except ImportError as error:
         raise ConfigError(
             f"IFEval is judged by lm-evaluation-harness, and {error.name} is not installed. Install it with "

@@ -1,8 +1,7 @@
 """From replies to verdicts, one verifier a kind of benchmark. Text in, so that stored replies can be judged again.
 
-    "math"        the final answer against the gold one (`rewards.math`)
+    "math"        the final answer against the gold one, by the row's rules (`rewards.math`)
     "choice"      the option that is chosen
-    "exact"       the final answer, word for word (`exact`)
     "task:NAME"   the generated family judges the reply
     "ifeval"      lm-evaluation-harness's checkers
     "code"        tests in the sandbox
@@ -17,21 +16,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from k15.config.answers import read_rules
 from k15.config.rl import RewardsConfig
 from k15.errors import ConfigError
-from k15.eval.choice import LETTERS, judge_choice
+from k15.eval.choice import is_ambiguous, judge_choice
 from k15.eval.code import code_job
-from k15.eval.exact import normalise
 from k15.eval.ifeval import judge_ifeval, require_ifeval
 from k15.eval.problem import Problem, Sample
 from k15.eval.vote import input_in
 from k15.rewards.code import code_verdict, extract_program
-from k15.rewards.extract import THINK_CLOSE, THINK_OPEN, extract_answer
+from k15.rewards.extract import THINK_CLOSE, THINK_OPEN
 from k15.rewards.math import MathItem, MathVerifier
 from k15.sandbox.base import Job, Sandbox
 from k15.sandbox.build import make_sandbox
 from k15.tasks import get_family
-from k15.types import Outcome, Verdict
+from k15.types import AnswerRules, Outcome, Verdict
 
 TASK = "task:"
 MAX_REASON = 300
@@ -81,18 +80,16 @@ class Judge:
                 require_ifeval()
             elif verifier == "code":
                 self.sandbox()
-            elif verifier not in ("math", "choice", "exact"):
+            elif verifier not in ("math", "choice"):
                 raise ConfigError(
-                    f'a verifier must be math, choice, exact, code, ifeval or "task:NAME"; got {verifier!r}.'
+                    f'a verifier must be math, choice, code, ifeval or "task:NAME"; got {verifier!r}.'
                 )
 
     def judge(self, pairs: Sequence[tuple[Problem, Reply]]) -> list[Verdict]:
         """One verdict a pair, in order."""
         verdicts: dict[int, Verdict] = {}
         math = [i for i, (problem, _) in enumerate(pairs) if problem.verifier == "math"]
-        items = [
-            MathItem(pairs[i][0].gold, pairs[i][1].text, in_thought=pairs[i][1].in_thought) for i in math
-        ]
+        items = [_math_item(*pairs[i]) for i in math]
         verdicts |= zip(math, self._math.judge(items), strict=True)
         verdicts |= self._judge_code(
             [(i, p, r) for i, (p, r) in enumerate(pairs) if p.verifier == "code"]
@@ -105,7 +102,8 @@ class Judge:
     def refused_golds(self, problems: Sequence[Problem]) -> list[RefusedGold]:
         """The golds that do not equal themselves. Tests and instructions have no gold and are not asked."""
         math = [p for p in problems if p.verifier == "math"]
-        verdicts = self._math.judge([MathItem(p.gold, p.gold, is_reply=False) for p in math])
+        golds = [MathItem(p.gold, p.gold, is_reply=False, rules=_rules(p)) for p in math]
+        verdicts = self._math.judge(golds)
         found = list(zip(math, verdicts, strict=True))
         for problem in problems:
             if problem.verifier not in ("math", *_WITHOUT_GOLD):
@@ -124,8 +122,6 @@ class Judge:
             return False
         if one.outcome is Outcome.RIGHT or one.extracted == other.extracted:
             return True
-        if one.verifier == "exact":
-            return normalise(one.extracted) == normalise(other.extracted)
         return one.verifier == "math" and self._is_equal(one.extracted, other.extracted)
 
     def close(self) -> None:
@@ -191,37 +187,29 @@ def _judge_alone(problem: Problem, reply: Reply) -> Verdict:
         if input_in(reply.text, in_thought=reply.in_thought) is None:
             return Verdict(Outcome.NO_ANSWER, "no input: no fenced block after the thought")
         return Verdict(Outcome.RIGHT, "an input; whether it is valid, the vote decides")
-    if problem.verifier == "ifeval":
-        tail = after_thought(reply)
-        if tail is None:
-            return Verdict(Outcome.NO_ANSWER, "no answer: the thought is never closed")
-        return judge_ifeval(problem.question, problem.details, tail.strip())
-    assert problem.verifier == "exact", problem.verifier
-    extraction = extract_answer(reply.text, in_thought=reply.in_thought)
-    if not extraction.text:
-        return Verdict(Outcome.NO_ANSWER, extraction.reason)
-    return _judge_exact(problem.gold, extraction.text)
-
-
-def _judge_exact(gold: str, answer: str) -> Verdict:
-    if not normalise(gold):
-        return Verdict(Outcome.FAULT, "the gold answer has neither letter nor digit", answer)
-    if normalise(answer) == normalise(gold):
-        return Verdict(Outcome.RIGHT, "equal to the gold answer", answer)
-    return Verdict(Outcome.WRONG, "not equal to the gold answer", answer)
+    tail = after_thought(reply)
+    assert problem.verifier == "ifeval", problem.verifier
+    if tail is None:
+        return Verdict(Outcome.NO_ANSWER, "no answer: the thought is never closed")
+    return judge_ifeval(problem.question, problem.details, tail.strip())
 
 
 def _judge_gold(problem: Problem) -> Verdict:
-    if problem.verifier == "exact":
-        return _judge_exact(problem.gold, problem.gold)
     if problem.verifier == "choice":
-        options = [normalise(option) for option in problem.details["options"]]
-        gold = LETTERS.index(problem.gold)
-        if options[gold] and options.count(options[gold]) > 1:
+        options = problem.details["options"]
+        if is_ambiguous(problem.gold, options):
             return Verdict(Outcome.FAULT, "the text of the right option stands under another letter too")
-        return judge_choice(problem.gold, problem.details["options"], f"\\boxed{{{problem.gold}}}")
+        return judge_choice(problem.gold, options, f"\\boxed{{{problem.gold}}}")
     family = get_family(problem.verifier.removeprefix(TASK))
     return family.judge(problem.question, problem.gold, problem.gold)
+
+
+def _math_item(problem: Problem, reply: Reply) -> MathItem:
+    return MathItem(problem.gold, reply.text, in_thought=reply.in_thought, rules=_rules(problem))
+
+
+def _rules(problem: Problem) -> AnswerRules:
+    return read_rules(problem.details.get("rules"))
 
 
 def _guarded(judge: Callable[[], Verdict]) -> Verdict:

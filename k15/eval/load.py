@@ -14,7 +14,7 @@ from typing import Any
 from k15.config.eval import EvalConfig
 from k15.errors import ConfigError, DataError
 from k15.eval.catalogue import ALL_CONFIGS, CATALOGUE, HUB_NAMES, Entry
-from k15.eval.formats import Reader, own_reader
+from k15.eval.formats import Reader, read_own
 from k15.eval.problem import Benchmark, Problem
 from k15.prompts.rows import BadRowError, read_rows
 from k15.tasks import FAMILIES, get_family
@@ -30,13 +30,13 @@ _MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
 def load_benchmarks(config: EvalConfig) -> list[Benchmark]:
     """The benchmarks that the settings name."""
     return [
-        load_benchmark(name, config.data, limit=config.limit, verifier=config.verifier, seed=config.seed)
+        load_benchmark(name, config.data, limit=config.limit, seed=config.seed)
         for name in config.benchmarks
     ]
 
 
 def load_benchmark(
-    wanted: str, data: Path | None, *, limit: int | None = None, verifier: str = "math", seed: int = 0
+    wanted: str, data: Path | None, *, limit: int | None = None, seed: int = 0
 ) -> Benchmark:
     """The benchmark of that name.
 
@@ -45,7 +45,6 @@ def load_benchmark(
             what narrows it down (levels joined by "+", or months YYMM-YYMM of LiveCodeBench).
         data: folder with the files of the built-in ones; None asks the hub.
         limit: keep so many problems, those whose questions have the smallest hashes.
-        verifier: judges the rows of a file of one's own that name none.
         seed: of the generated families.
 
     Raises:
@@ -57,7 +56,7 @@ def load_benchmark(
     if _is_file(wanted):
         path = Path(wanted)
         rows = ((path, number, row) for number, row in _file_rows(path))
-        benchmark = Benchmark(wanted, _read_all(rows, own_reader(verifier)), str(path))
+        benchmark = Benchmark(wanted, _read_all(rows, read_own), str(path))
     elif name in CATALOGUE:
         benchmark = _built_in(wanted, name, part, data)
     elif name in FAMILIES:

@@ -120,9 +120,7 @@ def _problems(
             s.problem: Problem(s.problem, s.question, s.gold, s.verifier, s.difficulty, s.details)
             for s in samples
         }
-    benchmark = load_benchmark(
-        name, config.data, limit=config.limit, verifier=config.verifier, seed=config.seed
-    )
+    benchmark = load_benchmark(name, config.data, limit=config.limit, seed=config.seed)
     if benchmark.fingerprint != known["data"]["fingerprint"]:
         raise RunFolderError(
             f"the tests of {name} must be those that the replies were scored with; the data at {benchmark.source} has "

@@ -19,7 +19,7 @@ from k15.stages import evaluation
 OWN = [
     {"question": "A crate holds 24 bottles. How many do 2 crates hold?", "answer": "48", "id": "crate"},
     {"question": "Which is a colour?", "choices": ["red", "run"], "answer": "A", "id": "colour"},
-    {"question": "Who runs?", "answer": "Yara", "verifier": "exact", "id": "who"},
+    {"question": "Who runs?", "answer": "Yara", "rules": {"type": "text"}, "id": "who"},
 ]
 
 
@@ -214,7 +214,7 @@ def test_failed_requests_make_it_invalid_and_the_next_call_repairs_it(
 
 
 def test_too_many_faults_of_ours_make_it_invalid(k15, given, tmp_path):
-    rows = [*OWN, {"question": "What?", "answer": "?!", "verifier": "exact", "id": "mark"}]
+    rows = [*OWN, {"question": "What?", "choices": ["so", "So."], "answer": "A", "id": "twice"}]
     path = write_rows(tmp_path / "odd.jsonl", rows)
     words = ("--benchmarks", path, "--samples", 1, "--max-tokens", 8)
     done = k15(*words)
@@ -222,7 +222,7 @@ def test_too_many_faults_of_ours_make_it_invalid(k15, given, tmp_path):
     assert "3 of 4 gold answers equal themselves" in done.err
     (result,) = done.scores["benchmarks"].values()
     assert "25.0% of the verdicts are our own faults" in result["why"][0]
-    assert [gold["problem"] for gold in result["refused_golds"]] == ["mark"]
+    assert [gold["problem"] for gold in result["refused_golds"]] == ["twice"]
     allowed = k15(*words, "--max-invalid-share", 0.3)
     (result,) = allowed.scores["benchmarks"].values()
     assert (
@@ -273,13 +273,6 @@ def test_a_run_folder_is_a_model_and_gets_a_card(k15, given, tmp_path):
     done = k15("--benchmarks", "gsm8k", "--data", given / "data", "--card", model=run, run="unfinished")
     assert done.code == 2
     assert "would change the checkpoint" in done.err
-
-
-def test_the_same_samples_from_one_worker_or_two(k15, given):
-    words = ("--benchmarks", "gsm8k", "--data", given / "data", "--samples", 2, "--max-tokens", 10)
-    one = k15(*words, run="one")
-    two = k15(*words, "--engine.num-workers", 2, run="two")
-    assert sorted_rows(one.rows) == sorted_rows(two.rows)
 
 
 @pytest.mark.parametrize(

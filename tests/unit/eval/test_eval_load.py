@@ -100,6 +100,16 @@ def test_gsm8k_keeps_the_worked_solution_and_takes_the_number(tmp_path):
     assert (problem.gold, problem.solution) == ("5", GSM8K["answer"])
 
 
+def test_a_number_with_separators_is_no_list(tmp_path):
+    rows = [
+        GSM8K | {"question": f"{gold}?", "answer": f"#### {gold}"}
+        for gold in ("2,125", "1,-2", "10,20", "-1,000,000")
+    ]
+    write(tmp_path / "gsm8k_test.jsonl", *rows)
+    golds = [p.gold for p in load_benchmark("gsm8k", tmp_path).problems]
+    assert golds == ["2125", "1,-2", "10,20", "-1000000"]
+
+
 def test_aime_in_both_spellings(tmp_path):
     write(tmp_path / "a" / "aime2024.jsonl", AIME)
     write(tmp_path / "b" / "aime2024.jsonl", {key.lower(): value for key, value in AIME.items()})
@@ -195,7 +205,7 @@ def test_livecodebench_by_months_both_included(tmp_path):
 def test_own_rows_of_every_kind(tmp_path):
     rows = [
         {"question": "1+1?", "answer": "2", "level": 3},
-        {"prompt": "Capital of France?", "answer": "Paris", "verifier": "exact", "id": "fr"},
+        {"prompt": "Capital of France?", "answer": "Paris", "rules": {"type": "text"}, "id": "fr"},
         {"question": "Which?", "choices": ["x", "y"], "answer": "B"},
         {
             "question": "Double.",
@@ -205,14 +215,14 @@ def test_own_rows_of_every_kind(tmp_path):
     ]
     path = write(tmp_path / "mine.jsonl", *rows)
     problems = load_benchmark(str(path), None).problems
-    assert [p.verifier for p in problems] == ["math", "exact", "choice", "code"]
+    assert [p.verifier for p in problems] == ["math", "math", "choice", "code"]
     assert [p.gold for p in problems] == ["2", "Paris", "B", ""]
     assert (problems[0].problem_id, problems[0].difficulty, problems[1].problem_id) == (
         "line 1",
         "3",
         "fr",
     )
-    assert load_benchmark(str(path), None, verifier="exact").problems[0].verifier == "exact"
+    assert problems[1].details == {"rules": {"type": "text"}}
 
 
 @pytest.mark.parametrize(
@@ -220,6 +230,7 @@ def test_own_rows_of_every_kind(tmp_path):
     [
         ({"question": "?"}, 'row 2: field "answer"'),
         ({"question": "?", "answer": "1", "verifier": "judge"}, 'field "verifier"'),
+        ({"question": "?", "answer": "1", "rules": {"type": "poem"}}, '"type" is unknown'),
         ({"question": "?", "choices": ["a"], "answer": "A"}, 'field "choices"'),
         ({"question": "?", "choices": ["a", "b"], "answer": "C"}, 'field "answer"'),
         ({"question": "?", "answer": "{}", "verifier": "code"}, "must hold tests"),
