@@ -26,6 +26,8 @@ _SKIP_SETTINGS = {
     "long2short": "prompts.skip_bad_rows",
 }
 
+_TAKES_SETTINGS = ("eval", "regrade", "grade", "sandbox")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code."""
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options.command = ("k15", *words)
     try:
-        if rest and options.subcommand not in (*_SKIP_SETTINGS, "eval"):
+        if rest and options.subcommand not in (*_SKIP_SETTINGS, *_TAKES_SETTINGS):
             raise ConfigError(
                 f"{options.subcommand} does not know {' '.join(rest)}; see k15 {options.subcommand} --help."
             )
@@ -77,13 +79,37 @@ def _parser() -> argparse.ArgumentParser:
         help="train and measure all variants over several seeds; writes a table and a report",
     )
     _add_eval(commands)
-    grade = commands.add_parser("grade", help="judge answers: JSON lines in, JSON lines out")
-    grade.add_argument("domain", choices=["math"])
-    grade.add_argument(
-        "--timeout-seconds", type=float, default=2.0, help="hard limit for one pair (default: 2)"
+    grade = commands.add_parser(
+        "grade",
+        allow_abbrev=False,
+        help="judge answers: JSON lines in, JSON lines out",
+        epilog="grade code takes the sandbox's settings, too, as in --backend crun; see `k15 sandbox --keys`.",
     )
-    grade.add_argument("--workers", type=int, default=1, help="grading processes (default: 1)")
+    grade.add_argument("domain", choices=["math", "code"])
+    grade.add_argument(
+        "--timeout-seconds", type=float, default=2.0, help="math: hard limit for one pair (default: 2)"
+    )
+    grade.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        help="grading processes (math: 1), or boxes at a time (code: 2)",
+    )
+    grade.add_argument("--outputs", action="store_true", help="code: say what the programs printed, too")
+    grade.add_argument(
+        "--audit", action="store_true", help="math: say what the second, independent grader finds, too"
+    )
     grade.set_defaults(run_command=_grade)
+    _add_sandbox(commands)
+    regrade = commands.add_parser(
+        "regrade",
+        allow_abbrev=False,
+        help="judge a run's stored completions again, without its model",
+        usage="k15 regrade RUN [--rewards.KEY VALUE ...]",
+        epilog="Prints one JSON line for each verdict that changed. Without settings the grader is the run's own.",
+    )
+    regrade.add_argument("folder", type=Path, metavar="RUN", help="run folder of k15 rl")
+    regrade.set_defaults(run_command=_regrade)
     report = commands.add_parser("report", help="a run as one HTML file")
     report.add_argument("run", type=Path, help="run folder")
     report.add_argument(
@@ -124,6 +150,40 @@ def _add_stage(
     stage.add_argument("--keys", action="store_true", help="list all settings with their defaults")
     stage.set_defaults(run_command=run)
     return stage
+
+
+def _add_sandbox(commands: argparse._SubParsersAction) -> None:
+    sandbox = commands.add_parser(
+        "sandbox",
+        allow_abbrev=False,
+        help="run code that nobody trusts",
+        epilog="All three take the sandbox's settings, as in --backend crun; `k15 sandbox --keys` lists them.",
+    )
+    sandbox.add_argument("--keys", action="store_true", help="list all settings with their defaults")
+    sandbox.set_defaults(run_command=_sandbox, action=None)
+    actions = sandbox.add_subparsers(dest="action", metavar="ACTION")
+    run = actions.add_parser(
+        "run", allow_abbrev=False, help="one program from standard input: verdict and outputs as JSON"
+    )
+    run.add_argument("--language", default="python", help="python, cpp, c, javascript, java, bash or go")
+    run.add_argument(
+        "--time-limit", type=float, default=2.0, metavar="SECONDS", help="CPU time (default: 2)"
+    )
+    run.add_argument("--memory-mb", type=int, default=256, help="memory (default: 256)")
+    run.add_argument(
+        "--input", type=Path, default=None, metavar="FILE", help="the program's standard input"
+    )
+    serve = actions.add_parser("serve", allow_abbrev=False, help="an HTTP service")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8080, help="port, 0 for a free one (default: 8080)")
+    serve.add_argument(
+        "--token-file", type=Path, default=None, help="file with the token that requests carry"
+    )
+    serve.add_argument("--max-queued", type=int, default=64, help="requests that may wait (default: 64)")
+    doctor = actions.add_parser(
+        "doctor", allow_abbrev=False, help="what this host can isolate, with a self-test of attacks"
+    )
+    doctor.add_argument("--json", action="store_true", help="for programs")
 
 
 def _add_eval(commands: argparse._SubParsersAction) -> None:
@@ -254,16 +314,16 @@ def _eval(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from k15.stages.evaluation import EvaluationOptions, default_folder, run_evaluation
     from k15.stages.rescoring import score_references
 
-    launch = EvaluationOptions(
-        options.command, options.fresh, options.dry_run, with_card=options.card
-    )
+    launch = EvaluationOptions(options.command, options.fresh, options.dry_run, with_card=options.card)
     run = score_references if options.reference else run_evaluation
     return _print_scores(run(config, options.run or default_folder(config), launch))
 
 
 def _rescore(folder: Path, rest: Sequence[str]) -> int:
     if rest and (len(rest) != 2 or rest[0] != "--data"):
-        raise ConfigError(f"--rescore takes its settings from {folder}, apart from --data; got {' '.join(rest)}.")
+        raise ConfigError(
+            f"--rescore takes its settings from {folder}, apart from --data; got {' '.join(rest)}."
+        )
     _quiet_libraries()
     from k15.stages.rescoring import rescore
 
@@ -301,15 +361,60 @@ def _demo(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    if options.domain == "code":
+        return _grade_code(options, rest)
+    if rest:
+        raise ConfigError(f"grade math does not know {' '.join(rest)}; see k15 grade --help.")
     import json
 
     from k15.config.rl import RewardsConfig
     from k15.rewards.lines import grade_math_lines
 
-    limits = [f"--timeout_seconds={options.timeout_seconds}", f"--num_workers={options.workers}"]
+    limits = [f"--timeout_seconds={options.timeout_seconds}", f"--num_workers={options.workers or 1}"]
     config = load_config(RewardsConfig, None, limits)
-    for item in grade_math_lines(sys.stdin, config):
+    for item in grade_math_lines(sys.stdin, config, with_audit=options.audit):
         print(json.dumps(item), flush=True)
+    return 0
+
+
+def _grade_code(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    import json
+
+    from k15.config.sandbox import SandboxConfig
+    from k15.rewards.code import grade_code_lines
+
+    slots = [] if options.workers is None else [f"--num_slots={options.workers}"]
+    config = load_config(SandboxConfig, None, [*slots, *rest])
+    for item in grade_code_lines(sys.stdin, config, with_outputs=options.outputs):
+        print(json.dumps(item), flush=True)
+    return 0
+
+
+def _sandbox(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from k15.config.sandbox import SandboxConfig
+
+    if options.keys:
+        _print_keys(SandboxConfig)
+        return 0
+    if options.action is None:
+        raise ConfigError("say what to do: k15 sandbox run, serve or doctor.")
+    config = load_config(SandboxConfig, None, rest)
+    from k15.sandbox import commands
+
+    action = {"run": commands.run_program, "serve": commands.serve, "doctor": commands.doctor}
+    return action[options.action](options, config)
+
+
+def _regrade(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    _quiet_libraries()
+    import json
+
+    from k15.stages.regrade import regrade
+
+    regraded = regrade(options.folder, rest)
+    for change in regraded.changes:
+        print(json.dumps(change), flush=True)
+    print(f"k15: {regraded.describe()}", file=sys.stderr)
     return 0
 
 

@@ -30,7 +30,7 @@ from k15.sandbox.base import (
 )
 from k15.sandbox.client import SupervisorClient
 from k15.sandbox.compare import matches, values_match
-from k15.sandbox.judge import judge, judge_compilation
+from k15.sandbox.judge import as_bytes, judge, judge_compilation
 from k15.sandbox.languages import Language, get_language
 from k15.sandbox.rows import OURS, check_job
 from k15.sandbox.wire import BoxSpec, RawRun
@@ -117,7 +117,7 @@ class IsolatedSandbox(Sandbox):
         language = get_language(program.language)
         main = language.main_name(program.code)
         source = language.source.format(main=main)
-        sources = {source: program.code.encode("utf-8", errors="replace"), **program.files}
+        sources = {source: as_bytes(program.code), **program.files}
         if not language.compile:
             return _Built(language, sources, main, None)
         command = language.compile.format(source=f"/box/{source}", main=main)
@@ -143,7 +143,7 @@ class IsolatedSandbox(Sandbox):
         return self._run_assert(job, built, test, job.entry_point)
 
     def _run_stdin(self, job: Job, built: _Built, test: StdinTest) -> RunResult:
-        [raw] = self._run_boxes([self._program(built, job.limits, stdin=test.stdin.encode())])
+        [raw] = self._run_boxes([self._program(built, job.limits, stdin=as_bytes(test.stdin))])
         result = judge(raw, self._limits(built.language, job.limits))
         if result.verdict is not RunVerdict.OK:
             return result
@@ -201,7 +201,7 @@ class IsolatedSandbox(Sandbox):
             built.language,
             ("python3", "-s", "-B", "/box/k15_test.py", entry_point),
             tester_limits,
-            files={"test_code.py": test.code.encode(), **_harness("test", "values")},
+            files={"test_code.py": as_bytes(test.code), **_harness("test", "values")},
             is_warm=candidate.is_warm,
             is_linked=True,
         )
@@ -227,7 +227,7 @@ class IsolatedSandbox(Sandbox):
             return RunVerdict.XX, "the checker says that it failed (exit code 3)"
         # It broke. On this output only, then the output is to blame: breaking it must not pay.
         if test.expected is not None:
-            code, _ = self._ask_checker(job, built, test, test.expected.encode())
+            code, _ = self._ask_checker(job, built, test, as_bytes(test.expected))
             if code == 0:
                 return RunVerdict.PE, "the checker cannot read the output"
         return RunVerdict.XX, f"the checker broke: {reason}"
@@ -237,9 +237,9 @@ class IsolatedSandbox(Sandbox):
     ) -> tuple[int | None, str]:
         limits = replace(job.limits, cpu_seconds=max(10.0, job.limits.cpu_seconds), wall_seconds=None)
         named = {
-            "input.txt": test.stdin.encode(),
+            "input.txt": as_bytes(test.stdin),
             "output.txt": output,
-            "answer.txt": (test.expected or "").encode(),
+            "answer.txt": as_bytes(test.expected or ""),
         }
         spec = self._program(built, limits)
         spec = replace(

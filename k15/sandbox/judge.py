@@ -51,6 +51,14 @@ def to_text(data: bytes) -> str:
     return data.decode("utf-8", errors="backslashreplace")
 
 
+def as_bytes(text: str) -> bytes:
+    """Text as UTF-8; bytes that were read as text come out as they were, other halves of characters too."""
+    try:
+        return text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", errors="surrogatepass")
+
+
 def _verdict(raw: RawRun, limits: Limits) -> tuple[RunVerdict, str]:
     if raw.fault:
         return RunVerdict.XX, raw.fault
@@ -71,19 +79,28 @@ def _verdict(raw: RawRun, limits: Limits) -> tuple[RunVerdict, str]:
         return RunVerdict.TLE, f"more than {limits.wall:g} s by the clock"
     if raw.signal == signal.SIGSYS:
         return RunVerdict.SV, "made a system call that is not allowed"
-    if raw.signal is not None or raw.exit_code:
-        return _runtime_error(raw, limits)
+    if raw.signal is not None:
+        if raw.memory_bytes > _NEARLY_ALL * (limits.memory_mb << 20):
+            return RunVerdict.MLE, _no_more_memory(limits)
+        code = 128 + raw.signal
+    else:
+        code = raw.exit_code
+    if code:
+        return runtime_error(code, raw.stderr.decode(errors="replace"), limits)
     return RunVerdict.OK, ""
 
 
-def _runtime_error(raw: RawRun, limits: Limits) -> tuple[RunVerdict, str]:
-    if _OUT_OF_MEMORY.search(raw.stderr.decode(errors="replace")) or (
-        raw.signal is not None and raw.memory_bytes > _NEARLY_ALL * (limits.memory_mb << 20)
-    ):
-        return RunVerdict.MLE, f"could not get more memory; the limit is {limits.memory_mb} MB"
-    if raw.signal is not None:
-        return RunVerdict.RE, f"ended by signal {_signal_name(raw.signal)}"
-    return RunVerdict.RE, f"exit code {raw.exit_code}"
+def runtime_error(code: int, stderr: str, limits: Limits) -> tuple[RunVerdict, str]:
+    """What an exit code other than 0 means; above 128 it stands for a signal."""
+    if _OUT_OF_MEMORY.search(stderr):
+        return RunVerdict.MLE, _no_more_memory(limits)
+    if code > 128:
+        return RunVerdict.RE, f"ended by signal {_signal_name(code - 128)}"
+    return RunVerdict.RE, f"exit code {code}"
+
+
+def _no_more_memory(limits: Limits) -> str:
+    return f"could not get more memory; the limit is {limits.memory_mb} MB"
 
 
 def _signal_name(number: int) -> str:
