@@ -5,8 +5,10 @@ K15_BENCHMARKS=DIR scores the reference solutions of MATH-500, GSM8K and AIME 20
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from word_problems import PROBLEMS, write_qwen3, write_rows
@@ -77,6 +79,22 @@ def test_an_own_model_on_an_own_file(k15, given):
     assert done.scores["model"]["fingerprint"]
     assert done.scores["benchmarks"][str(given / "mine.jsonl")]["data"]["fingerprint"]
     assert done.scores["command"].startswith("k15 eval ")
+
+
+def test_the_readmes_words_work_as_they_stand(given, tmp_path, monkeypatch, capfd):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (block,) = [b for b in readme.split("```") if "cat > mine.jsonl" in b]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DIR").symlink_to(given / "model")
+    written, command = block.split("\nEND\n")
+    assert subprocess.run(["bash", "-c", f"{written}\nEND\n"], timeout=60).returncode == 0
+    words = shlex.split(command.replace("1024", "16"))  # this model's context is 192 tokens
+    assert words[:2] == ["k15", "eval"]
+    assert main(words[1:]) == 0
+    results = json.loads(capfd.readouterr().out)["benchmarks"]["mine.jsonl"]
+    assert (results["scores"]["num_problems"], results["scores"]["num_samples"]) == (3, 24)
+    assert results["refused_golds"] == []
+    assert (tmp_path / "runs" / "eval-DIR-mine" / "samples.jsonl").exists()
 
 
 def test_every_number_can_be_computed_again_without_the_model(k15, given):
