@@ -117,7 +117,8 @@ def add_scores(model_folder: Path, content: Mapping[str, Any]) -> Path:
     text = _SECTION.sub("\n\n", text).rstrip() + f"\n\n{section}\n"
     _save(path, data, text)
     for name, result in scored.items():
-        _write_hub_result(model_folder, name, result)
+        if name in CATALOGUE and content["settings"]["limit"] is None:
+            _write_hub_result(model_folder, name, result)
     return path
 
 
@@ -188,10 +189,8 @@ def _scores_table(scored: Mapping[str, Mapping[str, Any]], content: Mapping[str,
 
 
 def _write_hub_result(model_folder: Path, name: str, result: Mapping[str, Any]) -> None:
-    """The file that the hub reads scores from, for a benchmark that has a page there."""
-    entry = CATALOGUE.get(name.partition(":")[0])
-    if entry is None:
-        return
+    """The file that the hub reads the score of a whole benchmark from."""
+    entry = CATALOGUE[name]
     scores = result["scores"]
     notes = (
         f"pass@1 over {scores['num_problems']} problems, {scores['num_samples']} samples, at most "
@@ -202,4 +201,4 @@ def _write_hub_result(model_folder: Path, name: str, result: Mapping[str, Any]) 
     folder = model_folder / RESULTS
     folder.mkdir(exist_ok=True)
     text = yaml.safe_dump(eval_result_entries_to_yaml([task]), sort_keys=False)
-    (folder / f"{name.replace(':', '-')}.yaml").write_text(text, encoding="utf-8")
+    (folder / f"{name}.yaml").write_text(text, encoding="utf-8")

@@ -6,8 +6,10 @@ K15_BENCHMARKS=DIR scores the reference solutions of MATH-500, GSM8K and AIME 20
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,41 @@ def test_a_run_folder_is_a_model_and_gets_a_card(k15, given, tmp_path):
     done = k15("--benchmarks", "gsm8k", "--data", given / "data", "--card", model=run, run="unfinished")
     assert done.code == 2
     assert "would change the checkpoint" in done.err
+
+
+@pytest.mark.skipif(
+    shutil.which("bwrap") is None, reason="programs run in bubblewrap, which is not installed"
+)
+def test_programs_are_run_and_chosen_by_vote(k15, tmp_path, monkeypatch):
+    """The replies are written here, the sandbox is real: two of three programs are right, and they are chosen."""
+    row = {"question": "Double the number.", "verifier": "code", "id": "double",
+           "answer": {"tests": [{"stdin": "21", "expected": "42"}, {"stdin": "0", "expected": "0"}]}}  # fmt: skip
+    path = write_rows(
+        tmp_path / "code.jsonl", [row, row | {"id": "again", "question": "Twice the number."}]
+    )
+    replies = ["print(int(input()) + 2)", "print(2 * int(input()))", "x = int(input())\nprint(x + x)"]
+    make_samples = evaluation.to_samples
+
+    def written(segments, benchmark, questions, policy):
+        for sample in make_samples(segments, benchmark, questions, policy):
+            text = "5" if benchmark.endswith("/inputs") else replies[sample.index]
+            yield replace(sample, reply=f"```python\n{text}\n```")
+
+    monkeypatch.setattr(evaluation, "to_samples", written)
+    words = ("--benchmarks", path, "--samples", 3, "--vote-inputs", 2, "--max-tokens", 4)
+    done = k15(*words)
+    assert done.code == 0, done.err
+    result = done.scores["benchmarks"][str(path)]
+    assert result["scores"]["pass@1"] == pytest.approx(2 / 3)
+    assert result["vote"]["pass@1"] == 1.0
+    assert result["vote"]["chosen"] == {"double": 1, "again": 1}
+    assert len(done.rows) == 2 * (3 + 2)
+    again = k15("--rescore", done.folder, model=None, run=None)
+    assert again.scores["benchmarks"] == done.scores["benchmarks"]
+    write_rows(path, [row | {"answer": {"tests": [{"stdin": "21", "expected": "43"}]}}])
+    changed = k15("--rescore", done.folder, model=None, run=None)
+    assert changed.code == 1
+    assert "has changed" in changed.err
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,20 @@ def test_ifeval_names_the_package_that_it_needs(judge, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r"lm-eval\[ifeval\]"):
         judge.check(["ifeval"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ifeval_as_the_harness_judges_it(judge):
+    pytest.importorskip("lm_eval", reason="the rules of IFEval are lm-evaluation-harness's")
+    instructions = [
+        {"id": "punctuation:no_comma", "arguments": {}},
+        {"id": "length_constraints:number_words", "arguments": {"relation": "at least", "num_words": 4}},
+        {"id": "detectable_format:number_highlighted_sections", "arguments": {"num_highlights": 1}},
+    ]
+    problem = Problem("1", "Write.", "", "ifeval", details={"instructions": instructions})
+    replies = ["*one* two three four", "*one* two", "*one*, two three four", "one two three four"]
+    verdicts = judge.judge([(problem, Reply(text)) for text in replies])
+    assert [v.outcome.value for v in verdicts] == ["right", "wrong", "wrong", "wrong"]
+    assert "number_words" in verdicts[1].reason
+    assert "no_comma" in verdicts[2].reason
+    assert "highlighted" in verdicts[3].reason
