@@ -208,8 +208,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _copy_the_rest(source: Path, target: Path) -> None:
-    """Configuration, tokenizer, index; no weights, and nothing hidden."""
+    """Configuration, tokenizer, index; no weights, nothing hidden, and not the card of another model."""
     for path in sorted(source.iterdir()):
         is_weights = path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-        if path.is_file() and not is_weights and not path.name.startswith("."):
+        is_own = is_weights or path.name == "README.md" or path.name.startswith(".")
+        if path.is_file() and not is_own:
             shutil.copyfile(path, target / path.name)

@@ -72,7 +72,9 @@ def test_a_merged_model_loads_and_keeps_tokenizer_and_metadata(tmp_path, shards)
     long, short = parent(tmp_path / "long", 0), parent(tmp_path / "short", 1)
     if shards > 1:
         reshard(long, shards)
+    (long / "README.md").write_text("the card of the long model")
     merge_checkpoints([long, short], tmp_path / "merged", MEAN)
+    assert not (tmp_path / "merged" / "README.md").exists()
     policy = load_policy(ModelConfig(path=str(tmp_path / "merged")))
     assert (
         policy.tokenizer.chat_template
