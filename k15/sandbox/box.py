@@ -157,12 +157,23 @@ class Box(ABC):
             self._stopped_by = reason
         self._kill(time.monotonic() if now is None else now)
 
+    def abandon(self) -> None:
+        """Give up a box that could not be started, and close all files of it."""
+        for file in list(self._sinks):
+            self._forget(file)
+        self._sinks.clear()
+        self._close_stdin()
+        for pidfd in self._pidfds:
+            send_kill(pidfd)
+            self._forget(pidfd)
+        self._pidfds.clear()
+
     def raw_run(self) -> RawRun:
         """What was seen; once the box has ended."""
         group = self._group
         cpu = self._waited_cpu if group is None else group.cpu_seconds()
         num_oom_kills = 0 if group is None else group.num_oom_kills()
-        fault = "" if self._stopped_by or num_oom_kills else self._why_not_started()
+        fault = "" if num_oom_kills else self._why_not_started()
         code, number = (None, signal.SIGKILL) if self._stopped_by else self._exit()
         return RawRun(
             fault=fault,

@@ -129,6 +129,8 @@ class ColdBox(Box):
         return code, None
 
     def _why_not_started(self) -> str:
+        if self._stopped_by:
+            return ""
         if not self._launcher.reports_start:
             return self._launcher.failure(self.slot)
         if b"exit-code" in self._status.data:

@@ -34,7 +34,8 @@ from k15.sandbox.wire import BoxSpec, FrameReader, RawRun, pack, run_to_wire, sp
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LOOK_SECONDS = 0.02
-_FIRST_USER = 64100
+FIRST_USER = 64100
+"""As root: boxes run as this user and those that follow, one a slot."""
 
 
 @dataclass(eq=False)
@@ -70,7 +71,7 @@ class Supervisor:
         self._launcher = launcher
         self._groups = groups
         self._selector = selectors.DefaultSelector()
-        first_user = _FIRST_USER if os.getuid() == 0 else None
+        first_user = FIRST_USER if os.getuid() == 0 else None
         self._free = deque(
             Slot(
                 index,
@@ -213,6 +214,7 @@ class Supervisor:
             try:
                 box.start()
             except OSError as error:  # no file descriptors, no processes, no memory left for us
+                box.abandon()
                 self._drop(box, RawRun(fault=f"the box could not be started: {error}"))
 
     def _make_box(self, spec: BoxSpec, slot: Slot, link: tuple[int, int] | None) -> Box:

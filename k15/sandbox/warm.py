@@ -7,7 +7,6 @@ that dies is started again a few times; then programs get ordinary boxes.
 from __future__ import annotations
 
 import array
-import contextlib
 import json
 import os
 import selectors
@@ -234,24 +233,33 @@ class WarmBox(Box):
         numbers = array.array("i", [content, *(streams[number] for number in sorted(streams))])
         self._started_at = time.monotonic()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
-        with contextlib.suppress(OSError):  # it has died meanwhile: its end shows up like any other
+        try:
             prepared.channel.sendmsg([json.dumps(job).encode()], rights)
-        for file in (content, *streams.values()):
-            os.close(file)
+        finally:
+            for file in (content, *streams.values()):
+                os.close(file)
         self._feed()
         self._selector.register(prepared.channel, selectors.EVENT_READ, self._hear)
         self._selector.register(prepared.pidfd, selectors.EVENT_READ, self._reap)
 
+    def abandon(self) -> None:
+        super().abandon()
+        self._prepared.channel.close()
+
     def _hear(self, _: int) -> None:
-        data = self._prepared.channel.recv(_HEARD_BYTES)
+        try:
+            data = self._prepared.channel.recv(_HEARD_BYTES)
+        except ConnectionResetError:  # it ended without having read all
+            data = b""
         if data:
-            self._said = json.loads(data)
+            self._said.update(json.loads(data))
             self._waited_cpu = self._said.get("cpu", 0.0)
-        self._selector.unregister(self._prepared.channel)
+        else:
+            self._selector.unregister(self._prepared.channel)
 
     def _reap(self, pidfd: int) -> None:
         self._ended_at = time.monotonic()
-        if self._prepared.channel in self._selector.get_map():
+        while self._prepared.channel in self._selector.get_map():  # until it has said its last
             self._hear(0)
         self._prepared.channel.close()
         self._forget(pidfd)
@@ -265,6 +273,6 @@ class WarmBox(Box):
         )
 
     def _why_not_started(self) -> str:
-        if "exit-code" in self._said:
+        if "exit-code" in self._said or (self._stopped_by and "started" in self._said):
             return ""
         return f"the prepared box did not work: {self._said.get('error', 'it ended without a word')}"

@@ -3,12 +3,12 @@
 This program runs in a box of its own that has the rights to make namespaces, and nothing else. Asked on
 file descriptor 3, it forks: the child makes a box inside of this one (user, mount, process, network and
 all other namespaces, files and process table of its own), says that it is ready, and waits. When its job
-comes it forks once more; that process gives up every right, takes its limits and its filter of system
-calls, and becomes the program. The box's first process stays behind only to report how it ended.
+comes it gives up every right, installs its filter of system calls, and forks once more; that process
+takes its limits and becomes the program. The box's first process stays behind only to report how it ended.
 
     a job    one message: file descriptors (the content, standard input, output, error, and 3 and 4 if
              there are any), and a JSON object about them
-    reply    one JSON object a line: {"ready": true}, then {"exit-code": N, "cpu": seconds}
+    reply    one JSON object a line: {"ready": true}, {"started": true}, {"exit-code": N, "cpu": seconds}
 """
 
 import atexit
@@ -122,11 +122,13 @@ def prepare(channel, program):
         os._exit(0)
     job = json.loads(data.decode())
     unpack(job, files[0])
+    give_up(program)
     program_id = os.fork()
     if program_id == 0:
-        become(job, files[1:], channel, program)
+        become(job, files[1:])
     for file in files:
         os.close(file)
+    report(channel, {"started": True})
     while True:
         ended, status = os.wait()
         if ended == program_id:
@@ -150,8 +152,22 @@ def unpack(job, content):
             mount("none", name, "none", MS_REMOUNT | MS_NOSUID | MS_NODEV, f"size={job['disk_mb']}m")
 
 
-def become(job, files, channel, program):
-    """The program's process: no rights, its limits, its filter; then the program."""
+def give_up(program):
+    """No rights from here on, for this process and those to come, and the filter of system calls."""
+    for number in range(64):
+        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+    libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+    check(libc.capset(header, b"\0" * 24), "capset")
+    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if program:
+        code = ctypes.create_string_buffer(program, len(program))
+        filters = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+        check(libc.prctl(PR_SET_SECCOMP, 2, filters, 0, 0), "seccomp")
+
+
+def become(job, files):
+    """The program's process: its limits, files and environment; then the program."""
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number + 100, inheritable=False)
@@ -160,23 +176,13 @@ def become(job, files, channel, program):
     os.closerange(len(files), 1024)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as a program started anew has them
         signal.signal(number, signal.SIG_IGN)
-    for number in range(64):
-        libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
-    libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL
-    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
-    check(libc.capset(header, b"\0" * 24), "capset")
     for kind, value in job["limits"]:
         most = resource.getrlimit(kind)[1]
         value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
-    check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
     os.environ.clear()
     os.environ.update(job["env"])
-    if program:
-        code = ctypes.create_string_buffer(program, len(program))
-        filters = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
-        check(libc.prctl(PR_SET_SECCOMP, 2, filters, 0, 0), "seccomp")
     run(job["argv"])
 
 
