@@ -92,7 +92,7 @@ def load_policy(config: ModelConfig) -> Policy:
         raise ModelError(f"The checkpoint directory {name} does not exist. Check model.path.")
     with _quiet_transformers():
         model = _load_model(name, config.dtype)
-        tokenizer = _load_tokenizer(name)
+        tokenizer = load_tokenizer(name)
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_CHAT_TEMPLATE
     return make_policy(model.to(_device(config.device)).eval(), tokenizer, path=name)  # pyright: ignore[reportArgumentType]
@@ -177,7 +177,12 @@ def _load_model(name: str, dtype: str) -> PreTrainedModel:
     return model
 
 
-def _load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint directory, or of a name on the hub.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # the tokenizers library raises plain Exception for a damaged file

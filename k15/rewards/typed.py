@@ -20,7 +20,8 @@ from k15.rewards.quantity import compare_quantities, read_quantity
 from k15.rewards.words import is_prose, word_key
 from k15.types import DEFAULT_RULES, AnswerKind, AnswerRules, Outcome
 
-_SEPARATOR = re.compile(r"\s*(?:[,;]\s*(?:and\b|\\text\{\s*and\s*\})?|\band\b|\\text\{\s*and\s*\})\s*")
+_WORD = r"(?:\b(?:and|or)\b|\\text\{\s*(?:and|or)\s*\})"
+_SEPARATOR = re.compile(rf"\s*(?:[,;]\s*{_WORD}?|{_WORD})\s*")
 _BRACKETS = (("(", ")"), ("[", "]"), (r"\{", r"\}"), (r"\langle", r"\rangle"))
 _AROUND = {AnswerKind.LIST: "{}", AnswerKind.SET: r"\{{{}\}}", AnswerKind.TUPLE: "({})"}
 _FRACTION = re.compile(
@@ -74,7 +75,7 @@ def _compare_one(gold: str, answer: str, rules: AnswerRules, formulas: Formulas)
         right = None if left is None else read_set(answer, formulas.value)
         if left is not None and right is not None:
             return RIGHT if left == right else Match(Outcome.WRONG, "not the same set of numbers")
-    if "order" in rules.require and len(_elements(gold) or ()) > 1:
+    if "order" in rules.require and len(_elements(gold)) > 1:
         return _compare_elements(gold, answer, rules, formulas.equal)
     return compare(gold, answer, formulas.equal)
 
@@ -112,10 +113,8 @@ def _cased(text: str) -> str:
 def _compare_elements(gold: str, answer: str, rules: AnswerRules, equal: Equal) -> Match:
     """Lists, sets and tuples: the brackets that are written do not count, the rule says what order means."""
     left, right = _elements(gold), _elements(answer)
-    if left is None or not left:
+    if not left:
         return Match(Outcome.FAULT, "the gold answer has no elements; correct the row or its type")
-    if right is None:
-        return compare(gold, answer, equal)
     is_ordered = rules.kind is AnswerKind.TUPLE or "order" in rules.require
     if not is_ordered or len(left) == len(right) == 1:
         around = _AROUND.get(rules.kind, "{}")
@@ -126,8 +125,8 @@ def _compare_elements(gold: str, answer: str, rules: AnswerRules, equal: Equal) 
     return RIGHT if match else Match(Outcome.WRONG, "not the same values in the same order")
 
 
-def _elements(text: str) -> list[str] | None:
-    """The elements between the outer brackets; None for "or", which is no list but a hedge."""
+def _elements(text: str) -> list[str]:
+    """The elements between the outer brackets, or of a bare list with commas, "and" or "or"."""
     spaced = re.sub(
         r"(?<=[0-9]),(?=[0-9])", ", ", re.sub(r"\{,\}", ",", text)
     )  # in a list 1,234 is two numbers
@@ -136,8 +135,6 @@ def _elements(text: str) -> list[str] | None:
         if is_enclosed(plain, opening, closing):
             plain = plain[len(opening) : -len(closing)].strip()
             break
-    if re.search(r"\bor\b", plain):
-        return None
     return [element for element in split_top(plain, _SEPARATOR) if element]
 
 

@@ -21,7 +21,7 @@ def test_pairs_and_replies_in_order():
     assert [row["id"] for row in rows] == ["a", 7, None, "d"]
     assert [row["verdict"] for row in rows] == ["right", "no_answer", "right", "wrong"]
     assert [row["correct"] for row in rows] == [True, False, True, False]
-    assert all(set(row) == {"id", "verdict", "correct", "reason", "seconds"} for row in rows)
+    assert all(set(row) == {"id", "verdict", "correct", "reason", "span", "seconds"} for row in rows)
     json.dumps(rows)
 
 
