@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -162,6 +163,38 @@ def test_a_kill_loses_at_most_the_batch_that_was_not_written(given, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["benchmarks"]["gsm8k"]["scores"]["num_samples"] == 240
+
+
+def test_a_stop_writes_what_is_there_and_says_that_it_is_not_all(k15, given, monkeypatch):
+    words = (
+        "--benchmarks",
+        "gsm8k,trial",
+        "--limit",
+        6,
+        "--data",
+        given / "data",
+        "--max-tokens",
+        8,
+        "--samples",
+        2,
+    )
+    make_samples = evaluation.to_samples
+
+    def interrupted(*arguments):
+        for count, sample in enumerate(make_samples(*arguments), start=1):
+            yield sample
+            if count == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "to_samples", interrupted)
+        stopped = k15(*words)
+    assert stopped.code == 75
+    assert stopped.scores["status"] == stopped.scores["benchmarks"]["gsm8k"]["status"] == "incomplete"
+    assert stopped.scores["benchmarks"]["gsm8k"]["scores"] is None
+    assert 5 <= len(stopped.rows) < 12
+    done = k15(*words)
+    assert (done.code, len(done.rows)) == (0, 24)
 
 
 def test_another_temperature_is_not_mixed_in(k15, given):
