@@ -58,6 +58,16 @@ def is_installed() -> bool:
     return spec is not None and spec.origin is not None
 
 
+def require_vllm() -> None:
+    """Raise ConfigError, with the way to it, where vLLM is not installed."""
+    if not is_installed():
+        raise ConfigError(
+            "engine.type is vllm, and vLLM is not installed in this environment. Install it (docs/engines.md says "
+            "how: pip install 'k15[vllm]' with a GPU, make test-vllm shows the way without), or leave "
+            "engine.type at embedded."
+        )
+
+
 def prepare_process(num_threads: int) -> None:
     """Settings of this process that must be there before vLLM is imported."""
     torch.set_num_threads(num_threads)
@@ -88,12 +98,7 @@ def plan_vllm(
         ConfigError: vLLM is not installed.
         ModelError: vLLM cannot run this shape.
     """
-    if not is_installed():
-        raise ConfigError(
-            "engine.type is vllm, and vLLM is not installed in this environment. Install it (docs/engines.md says "
-            "how: pip install 'k15[vllm]' with a GPU, make test-vllm shows the way without), or leave "
-            "engine.type at embedded."
-        )
+    require_vllm()
     text = model.config.get_text_config()
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     if model.device.type == "cpu" and head_dim < _CPU_HEAD_DIM:

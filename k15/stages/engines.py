@@ -4,8 +4,14 @@ from k15.config.parts import EngineConfig
 from k15.engine.base import Engine
 from k15.engine.embedded import EmbeddedEngine
 from k15.engine.pool import EnginePool, embedded_pool
-from k15.engine.vllm_plan import plan_vllm
+from k15.engine.vllm_plan import plan_vllm, require_vllm
 from k15.models.load import Policy
+
+
+def check_engine(settings: EngineConfig) -> None:
+    """Raise ConfigError if the engine is not installed: asked before anything is started."""
+    if settings.type == "vllm":
+        require_vllm()
 
 
 def make_engine(settings: EngineConfig, policy: Policy) -> Engine:

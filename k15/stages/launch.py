@@ -19,7 +19,7 @@ from k15.record.durable import as_disk_error
 from k15.record.run import Run
 from k15.rewards.grader import Grader
 from k15.stages.card import write_run_card
-from k15.stages.engines import make_engine
+from k15.stages.engines import check_engine, make_engine
 from k15.stages.rl import evaluate_at_end, train_rl
 from k15.stages.sft import Examples, Plan, load_examples, make_or_load_policy, plan_steps, train_sft
 from k15.stages.watch import Watch
@@ -50,6 +50,7 @@ def launch_rl(config: RLConfig, run_folder: Path, options: LaunchOptions) -> boo
     Raises:
         K15Error: see `k15.errors`; nothing was started when it is a ConfigError, DataError or ModelError.
     """
+    check_engine(config.engine)
     policy = load_policy(config.model)
     prompts = load_prompts(config.prompts, policy.tokenizer)
     _check_lengths(config, policy, prompts)

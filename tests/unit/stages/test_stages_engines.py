@@ -13,7 +13,7 @@ from k15.errors import ConfigError
 from k15.models.load import make_policy
 from k15.models.tiny import build_tiny_model
 from k15.models.tokenizer import build_tokenizer
-from k15.stages.engines import make_engine
+from k15.stages.engines import check_engine, make_engine
 
 NEEDED = ("--num_iterations", "1", "--model", "m", "--prompts.path", "p")
 
@@ -38,4 +38,7 @@ def test_an_engine_that_is_not_installed_is_a_wrong_setting(monkeypatch):
     policy = make_policy(build_tiny_model(TinyModelConfig(), tokenizer, seed=0), tokenizer)
     with pytest.raises(ConfigError, match="vLLM is not installed"):
         make_engine(config, policy)
+    with pytest.raises(ConfigError, match="vLLM is not installed"):
+        check_engine(config)
+    check_engine(settings())
     assert isinstance(make_engine(settings(), policy), EmbeddedEngine)
