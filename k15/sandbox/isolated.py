@@ -40,6 +40,7 @@ _NUM_KEPT_CHECKERS = 32
 _MAX_ATTEMPTS = 3
 _CHECKER_VERDICTS = {0: RunVerdict.OK, 1: RunVerdict.WA, 2: RunVerdict.PE}
 _CHECKER_FAILED = 3
+_TRACEBACK = "Traceback (most recent call last)"
 _TESTER_ROOM = 1.0  # seconds of CPU time that test code has beyond what it tests
 _TESTER_RAISED, _FUNCTION_RAISED, _OTHER_ENDED = 1, 3, 4
 
@@ -250,8 +251,11 @@ class IsolatedSandbox(Sandbox):
         )
         [raw] = self._run_boxes([spec])
         result = judge(raw, limits)
-        ended = result.verdict in (RunVerdict.OK, RunVerdict.RE)
-        return (result.exit_code if ended else None), result.reason
+        has_raised = (
+            built.language.name == "python" and _TRACEBACK in result.stderr
+        )  # its exit code is 1, too
+        ended = result.verdict in (RunVerdict.OK, RunVerdict.RE) and not has_raised
+        return (result.exit_code if ended else None), result.reason or "it raised an exception"
 
     def _built_checker(self, checker: Program, limits: Limits) -> _Built:
         """The compiled checker; the last few are kept, for one checker judges many outputs."""

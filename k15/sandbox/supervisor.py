@@ -94,6 +94,7 @@ class Supervisor:
 
     def serve(self) -> None:
         """Until the other end is closed; then every box is ended."""
+        self._selector.register(_child_signals(), selectors.EVENT_READ, self._note_children)
         next_look = time.monotonic()
         while self._is_open or self._running:
             pause = max(0.0, next_look - time.monotonic()) if self._running else None
@@ -104,7 +105,6 @@ class Supervisor:
             if now >= next_look:
                 for box in list(self._running):
                     box.look(now)
-                self._reap_orphans()
                 next_look = now + _LOOK_SECONDS
         if self._nursery is not None:
             self._nursery.close()
@@ -160,6 +160,10 @@ class Supervisor:
             specs.append(spec_from_wire(item, blobs[:num_blobs]))
             blobs = blobs[num_blobs:]
         self._waiting.append(_Request(message["id"], specs))
+
+    def _note_children(self, file: int) -> None:
+        os.read(file, 1 << 12)
+        self._reap_orphans()
 
     def _reap_orphans(self) -> None:
         """Wait for processes whose parents have gone; not for those that a box waits for itself."""
@@ -232,6 +236,7 @@ class Supervisor:
         run = box.raw_run()
         self._launcher.release(box.slot)
         self._drop(box, run)
+        self._reap_orphans()  # one may have stood behind this box's processes
 
     def _drop(self, box: Box, run: RawRun) -> None:
         request, index = self._running.pop(box)
@@ -304,6 +309,16 @@ def main() -> None:
     supervisor = Supervisor(channel, launcher, groups, settings["num_slots"], is_warm=settings["warm"])
     supervisor.send({"ready": {"cgroups": places.version, "reason": places.reason}}, [])
     supervisor.serve()
+
+
+def _child_signals() -> int:
+    """A file that can be read whenever a child has ended."""
+    ours, signals = make_pipe()
+    for file in (ours, signals):
+        os.set_blocking(file, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler there is no waking up
+    signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
+    return ours
 
 
 def _reserve() -> None:

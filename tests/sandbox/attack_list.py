@@ -383,7 +383,8 @@ INFORMATION = (
     ),
     python(
         "A42 graphics cards",
-        "import glob\nif glob.glob('/dev/nvidia*') + glob.glob('/dev/dri*') + glob.glob('/tmp/nvidia-mps*'): print('in')",
+        "import glob\nfor pattern in ('/dev/nvidia*', '/dev/dri*', '/tmp/nvidia-mps*'):\n"
+        "    if glob.glob(pattern): print('in')",
         OK,
     ),
     python(
@@ -425,12 +426,14 @@ INFORMATION = (
     ),
     python("A47 io_uring", "if call(425, 8, ctypes.create_string_buffer(256)): print('in')", OK, SV),
     python("A47 clone3", "if call(435, ctypes.create_string_buffer(88), 88): print('in')", OK, SV),
-    cpp("A47 calls of 32 bits", "#include <cstdio>\nint main() { int r; asm volatile(\"int $0x80\" : \"=a\"(r) : \"a\"(20));"
+    cpp("A47 calls of 32 bits", "#include <cstdio>\nint main() { int r;\n"
+        "asm volatile(\"int $0x80\" : \"=a\"(r) : \"a\"(20));"
         " if (r > 0) puts(\"in\"); }", SV, RE),
     Attack(
         "A48 a hundred thousand random calls",
         "#include <cstdlib>\n#include <unistd.h>\n#include <sys/syscall.h>\nint main() { srand(7);\n"
-        "for (int i = 0; i < 100000; i++) { int n = rand() % 450; if (n == 60 || n == 231 || n == 34 || n == 15) continue;\n"
+        "for (int i = 0; i < 100000; i++) { int n = rand() % 450;\n"
+        "if (n == 60 || n == 231 || n == 34 || n == 15) continue;\n"
         "if (fork() == 0) { alarm(1); syscall(n, rand() % 8, rand(), rand() % 64, 0, 0, 0); _exit(0); } } }",
         (OK, RE, SV, TLE, MLE, OLE),
         "cpp",

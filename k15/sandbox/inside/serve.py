@@ -18,7 +18,7 @@ def main():
     try:
         function = find(load(beside("main.py")), entry_point)
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc(limit=-20)
         sys.stderr.flush()
         os._exit(1)
     while True:
@@ -29,7 +29,7 @@ def main():
         try:
             reply = pack(("value", function(*arguments, **keywords)))
         except BaseException as error:
-            traceback.print_exc()
+            traceback.print_exc(limit=-20)
             reply = pack(("error", type(error).__name__))
         replies.write(reply)
         replies.flush()
