@@ -219,7 +219,9 @@ def _fits(value: Any, kind: str) -> bool:
         return kind == "bool"
     if isinstance(value, float):
         return "float" in kind and value == value
-    return ("int" in kind or "float" in kind) if isinstance(value, int) else isinstance(value, str)
+    if isinstance(value, int):
+        return "int" in kind or "float" in kind
+    return isinstance(value, str) and "Literal" in kind
 
 
 def _boolean(row: Mapping[str, Any], name: str) -> bool:

@@ -42,7 +42,10 @@ def calls(attacked, code, *tests, entry_point="f"):
         ("import os; os._exit(0)", {WA}),
         ("import sys; sys.exit(0)", {WA}),
         ("exit()", {WA}),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", {RE}),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            {RE, WA},
+        ),  # the first process of a box lives on
         ("import os; os._exit(137)", {RE}),
         ("raise SystemExit('42')", {RE}),
         ("print('42'); raise SystemExit(3)", {RE}),
@@ -60,7 +63,8 @@ def test_a25_an_exit_code_is_no_answer(attacked, code, verdicts):
         "import sys; sys.exit(0)",
         "def f(x):\n    import os; os._exit(0)",
         "def f(x):\n    raise SystemExit(0)",
-        "import threading, os\ndef f(x):\n    threading.Thread(target=os._exit, args=(0,)).start()\n    while True: pass",
+        "import threading, os\ndef f(x):\n    threading.Thread(target=os._exit, args=(0,)).start()\n"
+        "    while True: pass",
     ],
 )
 @pytest.mark.parametrize("test", [CallTest((1,), 1), AssertTest("assert candidate(1) == 1")])
@@ -146,23 +150,16 @@ def test_a31_an_archive_is_not_unpacked(attacked):
 
 
 def test_a44_services_of_the_host_cannot_be_reached(attacked):
-    reached = threading.Event()
-
-    def wait(server):
-        try:
-            server.accept()
-            reached.set()
-        except OSError:
-            pass
-
+    name = f"k15-test-{time.time_ns()}"
     servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
-    servers[1].bind("\0k15-test-abstract")
+    servers[1].bind(f"\0{name}")
     servers[1].listen()
-    for server in servers:
-        threading.Thread(target=wait, args=(server,), daemon=True).start()
     code = f"""
 import socket
-for family, address in ((socket.AF_INET, ("127.0.0.1", {servers[0].getsockname()[1]})), (socket.AF_UNIX, "\\0k15-test-abstract")):
+for family, address in (
+    (socket.AF_INET, ("127.0.0.1", {servers[0].getsockname()[1]})),
+    (socket.AF_UNIX, "\\0{name}"),
+):
     try:
         socket.socket(family).connect(address)
         print("in")
@@ -170,7 +167,10 @@ for family, address in ((socket.AF_INET, ("127.0.0.1", {servers[0].getsockname()
 """
     try:
         assert prints(attacked, code, expected="refused\nrefused").verdict is OK
-        assert not reached.is_set()
+        for server in servers:
+            server.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                server.accept()
     finally:
         for server in servers:
             server.close()
@@ -218,7 +218,8 @@ def test_a51_a52_what_is_expected_is_not_in_that_process(attacked, code, test):
         "import os\ndef f(x):\n    for n in range(3, 64):\n"
         "        try: os.write(n, b'{\"value\": true}\\n')\n        except OSError: pass\n    return 7",
         "import os\ndef f(x):\n    for n in range(3, 64):\n"
-        '        try: os.write(n, b\'["value", {"list": [true]}]\\n\' * 100)\n        except OSError: pass\n    return 7',
+        '        try: os.write(n, b\'["value", {"list": [true]}]\\n\' * 100)\n'
+        "        except OSError: pass\n    return 7",
         "import sys\nfor name in list(sys.modules): sys.modules.get('k15_values')\n"
         "m = sys.modules.get('k15_values')\nif m: m.pack = lambda v: b'{\"list\": [\"value\", true]}\\n'\n"
         "def f(x): return 7",
@@ -264,8 +265,11 @@ def test_a62_without_the_function_there_is_no_answer(attacked, code, test):
         ("import itertools\ndef f(x): return itertools.count()", {RE}),
         ("def f(x): return (i for i in range(3))", {RE}),
         ("class A:\n    def __repr__(self): return 'x' * 10**12\ndef f(x): return A()", {RE}),
-        ("class A(dict):\n    def items(self):\n        while True: yield ('a', 1)\ndef f(x): return A(a=1)", {TLE, MLE, RE, WA}),
-        ("class A(float):\n    def __repr__(self): return '12345'\n    __str__ = __repr__\ndef f(x): return A(7)", {WA}),
+        (
+            "class A(dict):\n    def items(self):\n        while True: yield ('a', 1)\ndef f(x): return A(a=1)",
+            {TLE, MLE, RE, WA},
+        ),
+        ("class A(float):\n    def __repr__(self): return '12345'\ndef f(x): return A(7)", {WA}),
         ("def f(x):\n    a = []\n    a.append(a)\n    return a", {RE}),
         ("def f(x): return [[]] * 3 + [float('nan')]", {WA}),
         ("def f(x): return 'x' * 10**8", {MLE, RE, RunVerdict.OLE}),
@@ -313,7 +317,7 @@ def test_a70_all_tests_or_nothing(attacked):
         "import sys\nprint('k15: OSError: no', file=sys.stderr); sys.exit(127)",
         "import os, signal\nos.kill(-1, signal.SIGKILL); os.kill(os.getpid(), signal.SIGKILL)",
         "import os\nfor n in range(64):\n    try: os.close(n)\n    except OSError: pass\nos._exit(1)",
-        'import os\nfor n in range(64):\n    try: os.write(n, b\'{"error": "our fault"}\\n\')\n    except OSError: pass',
+        'import os\nfor n in range(64):\n    try: os.write(n, b\'{"error": "ours"}\\n\')\n    except OSError: pass',
         "import os, signal\nos.kill(1, signal.SIGSEGV); os.kill(os.getppid(), signal.SIGABRT)\nos._exit(1)",
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1, 1))\nkept = bytearray(10**7)",
         "import ctypes\nctypes.string_at(0)",
