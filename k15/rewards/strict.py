@@ -26,36 +26,30 @@ _UNIT = re.compile(
 )
 _CELLS = {"(": ")", "[": "]", r"\{": r"\}"}
 _NAME = re.compile(r"\s*(?:\\?[a-zA-Z]+|[a-zA-Z]_\{?\w+\}?|[a-zA-Z]\([a-zA-Z]\))\s*")
-_REPLACED = (
-    *(
-        ("−", "-"),
-        ("–", "-"),
-        ("×", r"\times "),
-        ("÷", "/"),
-        ("π", r"\pi "),
-        ("·", r"\cdot "),
-        ("½", r"\frac{1}{2}"),
-    ),
-    *(
-        (r"\dfrac", r"\frac"),
-        (r"\tfrac", r"\frac"),
-        (r"\cfrac", r"\frac"),
-        (r"^\circ", ""),
-        (r"^{\circ}", ""),
-    ),
-    *(
-        (r"\degree", ""),
-        (r"{,}", ","),
-        (r"\%", "%"),
-        (r"\lbrace", r"\{"),
-        (r"\rbrace", r"\}"),
-        (r"\dbinom", r"\binom"),
-    ),
-    *((r"\tbinom", r"\binom"), ("**", "")),
-)
+_REPLACED = {
+    "−": "-",
+    "–": "-",
+    "×": r"\times ",
+    "÷": "/",
+    "π": r"\pi ",
+    "·": r"\cdot ",
+    "½": r"\frac{1}{2}",
+    r"\dfrac": r"\frac",
+    r"\tfrac": r"\frac",
+    r"\cfrac": r"\frac",
+    r"^\circ": "",
+    r"^{\circ}": "",
+    r"\degree": "",
+    r"{,}": ",",
+    r"\%": "%",
+    r"\lbrace": r"\{",
+    r"\rbrace": r"\}",
+    r"\dbinom": r"\binom",
+    r"\tbinom": r"\binom",
+}
 _BEYOND = re.compile(  # read by the verifier in ways that this grader does not try to repeat
     r"\\(?:pm|mp|cup|cap|in|le|ge|leq|geq|lt|gt|ne|neq|approx|infty|begin|sum|int|prod|lim|mathbb|emptyset|overline"
-    r"|log|dots|ldots|cdots|equiv|mid|bmod|pmod|to|vec|hat|circ|angle|triangle)(?![a-zA-Z])|[<>_&'°∞≤≥≈∈∪]|[0-9]:[0-9]"
+    r"|log|dots|ldots|cdots|equiv|mid|bmod|pmod|to|vec|hat|circ|angle|triangle)(?![a-zA-Z])|[<>_&'°∞≤≥≈∈∪]|[0-9]:[0-9]|\*\*"
     r"|(?<![\\a-zA-Z])(?:exp|sin|cos|tan|cot|log|ln|sqrt|pi|inf)(?![a-zA-Z])|\^\s*\{\s*-\s*1\s*\}\s*[a-zA-Z(\\]"
 )
 
@@ -149,6 +143,9 @@ def _compare(gold: str, answer: str) -> Audit:
     if _BEYOND.search(gold) or _BEYOND.search(answer):
         return Audit.UNSURE
     gold, answer = _value_side(gold), _value_side(answer)
+    if _is_grouped(gold) and not _is_grouped(answer) and "," in answer:
+        return Audit.UNSURE  # 1,234 is a number or a list
+    gold, answer = (side.replace(",", "") if _is_grouped(side) else side for side in (gold, answer))
     gold_parts, answer_parts = _parts(gold), _parts(answer)
     if gold_parts is None and answer_parts is None:
         return _compare_values(gold, answer)
@@ -212,13 +209,12 @@ def _parts(text: str) -> tuple[str, list[str]] | None:
     """The opening bracket ("" for none) and what stands between the commas; None for a single value."""
     text = text.strip()
     bracket = next((b for b in _CELLS if text.startswith(b) and text.endswith(_CELLS[b])), "")
-    inner = text[len(bracket) : len(text) - len(bracket)] if bracket else text
-    cells = _split(inner)
+    inside = _split(text[len(bracket) : -len(bracket)]) if bracket else None
+    if inside is not None and len(inside) > 1:
+        return bracket, inside
+    cells = _split(text)
     if cells is None:
         raise UnreadableError
-    if bracket and len(cells) > 1:
-        return bracket, cells
-    cells = _split(text) or []
     return ("", cells) if len(cells) > 1 else None
 
 
@@ -226,9 +222,6 @@ def _split(text: str) -> list[str] | None:
     """At commas and "and"/"or" outside brackets; None if a bracket is closed that was not opened."""
     cells, depth, start = [], 0, 0
     text = re.sub(r",?\s*\\(?:text|mbox)\s*\{\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ",", text)
-    text = (
-        re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))(?=[0-9,]*$)", "", text) if _is_grouped(text) else text
-    )
     for position, char in enumerate(text):
         depth += (char in "([{") - (char in ")]}")
         if depth < 0:
@@ -306,9 +299,10 @@ def _sure(is_right: bool) -> Audit:
 
 
 def _tidy(text: str) -> str:
-    for written, plain in _REPLACED:
+    for written, plain in _REPLACED.items():
         text = text.replace(written, plain)
     text = _NOISE.sub(lambda found: " " if "quad" in found[0] else "", text)
+    text = text[2:-2] if len(text) > 4 and text.startswith("**") and text.endswith("**") else text
     text = re.sub(r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{", text)
     text = re.sub(r"(\\frac\s*\{[^{}]*\})\s*([0-9])", r"\1{\2}", text)
