@@ -364,13 +364,16 @@ def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.domain == "code":
         return _grade_code(options, rest)
     if rest:
-        raise ConfigError(f"grade math does not know {' '.join(rest)}; see k15 grade --help.")
+        raise ConfigError(f"grade does not know {' '.join(rest)}; see k15 grade --help.")
     import json
 
     from k15.config.rl import RewardsConfig
     from k15.rewards.lines import grade_math_lines
 
-    limits = [f"--timeout_seconds={options.timeout_seconds}", f"--num_workers={options.workers or 1}"]
+    limits = [
+        f"--timeout_seconds={options.timeout_seconds}",
+        f"--num_workers={1 if options.workers is None else options.workers}",
+    ]
     config = load_config(RewardsConfig, None, limits)
     for item in grade_math_lines(sys.stdin, config, with_audit=options.audit):
         print(json.dumps(item), flush=True)

@@ -78,6 +78,14 @@ def fusion_reply(result: JobResult) -> dict[str, Any]:
 
 
 def _command(run: RunResult) -> dict[str, Any]:
+    if run.verdict is RunVerdict.XX:
+        return {
+            "status": "Error",
+            "execution_time": None,
+            "return_code": None,
+            "stdout": "",
+            "stderr": run.reason,
+        }
     is_late = run.verdict is RunVerdict.TLE or "s of CPU time" in run.reason
     code = run.exit_code if run.exit_code is not None else 128 + (run.signal or 0)
     if code == 0 and run.verdict is not RunVerdict.OK:

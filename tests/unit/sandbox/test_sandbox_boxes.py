@@ -76,7 +76,10 @@ def test_a_language_that_is_not_there_is_named_with_its_package(tmp_path):
 
 
 def test_a_function_is_called_with_json(boxes):
-    code = "def f(a, b):\n    print('noise')\n    return (a + b, [a])\nclass Solution:\n    def g(self, s): return {s: None}"
+    code = (
+        "def f(a, b):\n    print('noise')\n    return (a + b, [a])\n"
+        "class Solution:\n    def g(self, s): return {s: None}"
+    )
     assert run(boxes, code, CallTest((1, 2), [3, [1]]), entry_point="f").verdict is OK
     assert run(boxes, code, CallTest((1, 2), [4, [1]]), entry_point="f").verdict is WA
     assert run(boxes, code, CallTest(("x",), {"x": None}), entry_point="Solution.g").verdict is OK
@@ -93,7 +96,10 @@ def test_a_function_is_called_with_json(boxes):
 
 
 def test_assertions_run_beside_the_program_not_in_it(boxes):
-    code = "def f(a, b=0):\n    if a is None: raise KeyError\n    return (a, {b}, b'x', 1 + 2j, {1: [a]}, frozenset([a]))"
+    code = (
+        "def f(a, b=0):\n    if a is None: raise KeyError\n"
+        "    return (a, {b}, b'x', 1 + 2j, {1: [a]}, frozenset([a]))"
+    )
     right = "for i in range(20):\n    assert candidate(i, b=3) == (i, {3}, b'x', 1 + 2j, {1: [i]}, frozenset([i]))\n"
     verdicts = {
         right: OK,
@@ -152,7 +158,10 @@ def test_large_input_and_output_pass(boxes):
 
 
 def test_the_numbers_of_a_run(boxes):
-    code = "import time\nkept = bytearray(40 << 20)\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
+    code = (
+        "import time\nkept = bytearray(40 << 20)\nend = time.process_time() + 0.2\n"
+        "while time.process_time() < end: pass"
+    )
     [test] = run(boxes, code, StdinTest("", "")).tests
     assert 0.2 <= test.cpu_seconds < 0.5
     assert test.wall_seconds >= 0.2
