@@ -117,8 +117,10 @@ class DPORunConfig(DPOConfig, SFTConfig):
 
 
 class ShortRolloutConfig(RolloutConfig):
-    """Rollouts of the second RL phase."""
+    """Rollouts of the second RL phase, whole by default: the phase is short, and so are its completions."""
 
+    segment_tokens: PositiveInt = 256
+    """Most tokens that a trajectory gains in one iteration; from `max_tokens` on, nothing is partial."""
     max_tokens: PositiveInt = 256
     """Cap on the whole completion, significantly reduced: it must be below `samples.max_tokens`."""
 
