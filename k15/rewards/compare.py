@@ -47,6 +47,7 @@ _NAME = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
 _RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
 _BASE = re.compile(r"([0-9A-Fa-f]+)_(?:\{(\d+)\}|(\d+))")
+_WITH_INFINITY = re.compile(r"\[\s*-\s*\\infty(?![a-zA-Z])|\\infty\s*\]")
 _LETTERS = re.compile(r"(?:\\text\{)?\s*\(?[a-zA-Z]\)?\s*\}?")
 
 
@@ -80,18 +81,29 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
     """
     if not normalise(answer):
         return Match(Outcome.NO_ANSWER, "no answer: it is empty")
+    if _WITH_INFINITY.search(normalise(answer)) and not _WITH_INFINITY.search(normalise(gold)):
+        return Match(Outcome.WRONG, "the brackets differ: infinity is no member of an interval")
 
     def equal_if_readable(left: str, right: str) -> bool:
         is_readable = all(is_balanced(side, max_depth=_MAX_BRACKETS) for side in (left, right))
         return is_readable and equal(left, right)
 
     match = _compare(normalise(gold), normalise(answer), equal_if_readable, 0)
-    if match is not RIGHT:
-        for other_gold, other_answer in ((as_list(gold), answer), (gold, as_list(answer))):
-            if other_gold and other_answer and "," in gold:
+    if match is not RIGHT and "," in gold:
+        # 58,500 is a number first; as a list it is only what stands there, in that order.
+        for other_gold, other_answer in (
+            (_in_order(as_list(gold)), _in_order(answer)),
+            (gold, as_list(answer)),
+        ):
+            if other_gold and other_answer:
                 other = _compare(normalise(other_gold), normalise(other_answer), equal_if_readable, 0)
                 match = other if other is RIGHT else match
     return match
+
+
+def _in_order(text: str | None) -> str | None:
+    """A bare list as a tuple, whose order counts; what has brackets already stays as it is."""
+    return f"({text})" if text and not text.strip().startswith(("(", "[", r"\{")) else text
 
 
 def _compare(gold: str, answer: str, equal: Equal, depth: int) -> Match:

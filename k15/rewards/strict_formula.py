@@ -103,7 +103,7 @@ def _same(left: Number, right: Number) -> bool | None:
     gap = abs(a - b) / max(abs(a), abs(b), 1e-30)
     if gap > 1e-6:
         return False
-    return True if gap < 1e-9 and not is_mixed else None
+    return True if gap < 1e-12 and not is_mixed else None
 
 
 class _Parser:

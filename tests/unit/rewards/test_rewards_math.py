@@ -120,6 +120,8 @@ DIFFERENT = [
     ("x+y=1", "x+y=2"),
     ("x+y=1", "1"),
     ("B", "A, B, C, D"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"[-\infty, 2) \cup (3, \infty)"),
+    (r"(-\infty, 2) \cup (3, \infty)", r"(-\infty, 2) \cup (3, \infty]"),
     (r"\text{odd}", r"\text{even}"),
     ("0", r"\text{none}"),
     ("3:00", "3"),
