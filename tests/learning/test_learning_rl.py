@@ -5,9 +5,9 @@ from statistics import mean
 import pytest
 
 SEEDS = (0, 1, 2)
-ITERATIONS = 9
-MORE = 16
-FULL_ITERATIONS = 5  # full rollouts sample about as many tokens in these as partial ones in all
+ITERATIONS = 8
+MORE = 12
+FULL_ITERATIONS = 4  # full rollouts sample about as many tokens in these as partial ones in all
 FULL = ("--rollout.segment_tokens", "256")
 REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
 PENALTY = ("--length_penalty.weight", "1.0", "--length_penalty.start_iteration", "0")

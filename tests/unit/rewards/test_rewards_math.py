@@ -436,3 +436,19 @@ def test_labelled_pairs(verifier):
     ]
     assert len(rows) >= 100
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "is_right"),
+    [
+        ("58,500", "58500", True),
+        ("58,500", "58, 500", True),  # the same digits in the same order
+        ("58,500", "500, 58", False),
+        ("2,125", "125,2", False),
+        ("58, 500", "500,58", True),  # with a space it is a list from the start
+        ("234, 1", "1,234", True),
+    ],
+)
+def test_a_number_in_groups_of_three_is_no_list_in_any_order(gold, answer, is_right):
+    found = compare(gold, answer, lambda g, a: False).outcome
+    assert (found is Outcome.RIGHT) == is_right
