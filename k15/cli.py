@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from k15 import __version__
 from k15.config.base import StrictModel, config_keys, load_config
 from k15.errors import ConfigError, K15Error
 
+_LINES_AHEAD = 64  # of a file that is graded
 STOPPED = 75  # EX_TEMPFAIL: not an error, but not all planned steps were done either
 # The stages, and what --skip-bad-rows means in each.
 _SKIP_SETTINGS = {
@@ -375,7 +377,8 @@ def _grade(options: argparse.Namespace, rest: Sequence[str]) -> int:
         f"--num_workers={1 if options.workers is None else options.workers}",
     ]
     config = load_config(RewardsConfig, None, limits)
-    for item in grade_math_lines(sys.stdin, config, with_audit=options.audit):
+    ahead = _LINES_AHEAD if _is_a_file(sys.stdin) else 0
+    for item in grade_math_lines(sys.stdin, config, with_audit=options.audit, read_ahead=ahead):
         print(json.dumps(item), flush=True)
     return 0
 
@@ -406,6 +409,14 @@ def _sandbox(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     action = {"run": commands.run_program, "serve": commands.serve, "doctor": commands.doctor}
     return action[options.action](options, config)
+
+
+def _is_a_file(stream: TextIO) -> bool:
+    """Whether reading ahead can never wait for somebody who writes the next line."""
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _regrade(options: argparse.Namespace, rest: Sequence[str]) -> int:

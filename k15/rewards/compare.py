@@ -47,6 +47,7 @@ _NAME = re.compile(
 _MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}")
 _RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
 _BASE = re.compile(r"([0-9A-Fa-f]+)_(?:\{(\d+)\}|(\d+))")
+_DEGREE = re.compile(r"\^\s*\{?\s*\\circ(?![a-zA-Z])|\\degree(?![a-zA-Z])|°")
 _WITH_INFINITY = re.compile(r"\[\s*-\s*\\infty(?![a-zA-Z])|\\infty\s*\]")
 _LETTERS = re.compile(r"(?:\\text\{)?\s*\(?[a-zA-Z]\)?\s*\}?")
 
@@ -81,6 +82,8 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
     """
     if not normalise(answer):
         return Match(Outcome.NO_ANSWER, "no answer: it is empty")
+    if {_mark(gold), _mark(answer)} == {"degree", "dollar"}:
+        return Match(Outcome.WRONG, "degrees against dollars")
     if _WITH_INFINITY.search(normalise(answer)) and not _WITH_INFINITY.search(normalise(gold)):
         return Match(Outcome.WRONG, "the brackets differ: infinity is no member of an interval")
 
@@ -104,6 +107,11 @@ def compare(gold: str, answer: str, equal: Equal) -> Match:
 def _in_order(text: str | None) -> str | None:
     """A bare list as a tuple, whose order counts; what has brackets already stays as it is."""
     return f"({text})" if text and not text.strip().startswith(("(", "[", r"\{")) else text
+
+
+def _mark(text: str) -> str:
+    """A sign that stands for a unit; `normalise` takes it away."""
+    return "dollar" if r"\$" in text else "degree" if _DEGREE.search(text) else ""
 
 
 def _compare(gold: str, answer: str, equal: Equal, depth: int) -> Match:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _MATH = "math"
 _CODE = "code"
 _TASK = "task:"
+_READ_AHEAD = 64  # completions; one that runs into the limit then holds up no other process
 _PROMPT_TAIL = 16  # tokens of the prompt that are read for an opened thought
 
 
@@ -169,7 +170,7 @@ class Grader:
             MathItem(c.prompt.answer, c.text, in_thought=c.in_thought, rules=c.prompt.rules)
             for c in cases
         ]
-        return list(self._math.judge(items))
+        return list(self._math.judge(items, read_ahead=_READ_AHEAD))
 
     def _judge_code(self, cases: Sequence[_Case]) -> list[Verdict]:
         if not cases:

@@ -16,7 +16,11 @@ from k15.types import Outcome
 
 
 def grade_math_lines(
-    lines: Iterable[str], config: RewardsConfig | None = None, *, with_audit: bool = False
+    lines: Iterable[str],
+    config: RewardsConfig | None = None,
+    *,
+    with_audit: bool = False,
+    read_ahead: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """One dict {id, verdict, correct, reason, span, seconds} a line, in the order of the lines.
 
@@ -27,7 +31,8 @@ def grade_math_lines(
     characters, or null. A malformed line becomes a "fault" that says what is wrong with it; blank
     lines are passed over. With `with_audit`, "audit" is what the second grader says of it.
 
-    Each dict comes as soon as it is known; at most `num_workers` lines are read ahead of it.
+    Each dict comes as soon as it is known; `num_workers` lines are read ahead of it, or `read_ahead` if that
+    is more.
     """
     config = config or RewardsConfig()
     waiting: deque[tuple[Any, MathItem | str]] = deque()
@@ -42,7 +47,7 @@ def grade_math_lines(
     with MathVerifier(
         timeout_seconds=config.timeout_seconds, num_workers=config.num_workers
     ) as verifier:
-        for verdict in verifier.judge(items()):
+        for verdict in verifier.judge(items(), read_ahead=read_ahead):
             item_id, item = waiting.popleft()
             row = {
                 "id": item_id,

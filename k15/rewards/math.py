@@ -96,10 +96,11 @@ class MathVerifier:
         """The grading processes alive now."""
         return self._pool.process_ids
 
-    def judge(self, items: Iterable[MathItem | str]) -> Iterator[Verdict]:
+    def judge(self, items: Iterable[MathItem | str], *, read_ahead: int = 0) -> Iterator[Verdict]:
         """One verdict an item, in order, each as soon as it and those before it are known.
 
-        A text in the place of an item says why there is none: it becomes a fault with that reason.
+        A text in the place of an item says why there is none: it becomes a fault with that reason. So many
+        items are taken ahead as there are grading processes, or `read_ahead` if that is more.
         """
         pairs: deque[_Pair] = deque()
 
@@ -112,7 +113,7 @@ class MathVerifier:
                 pairs.append(pair)
                 yield pair.job if verdict is None else JobResult("done", verdict)
 
-        with closing(self._pool.run(jobs())) as results:
+        with closing(self._pool.run(jobs(), read_ahead=read_ahead)) as results:
             for result in results:
                 pair = pairs.popleft()
                 verdict = result.value if isinstance(result.value, Verdict) else _from_pool(pair, result)

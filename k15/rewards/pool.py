@@ -131,11 +131,12 @@ class KillablePool:
         """The children alive now."""
         return tuple(w.process.pid for w in self._workers)
 
-    def run(self, jobs: Iterable[Any]) -> Generator[JobResult, None, None]:
+    def run(self, jobs: Iterable[Any], *, read_ahead: int = 0) -> Generator[JobResult, None, None]:
         """One result a job, in order, as soon as it and all before it are there.
 
         A job that is a `JobResult` already is passed through in its turn. Reads at most `num_workers` jobs
-        ahead. Ending the iteration early kills the jobs under way.
+        ahead, or `read_ahead` if that is more: then a job that runs into its limit keeps no other worker
+        waiting. Ending the iteration early kills the jobs under way.
         """
         assert not self._is_running, "one run at a time"
         self._is_running = True
@@ -146,7 +147,7 @@ class KillablePool:
         next_index, num_taken, is_exhausted = 0, 0, False
         try:
             while True:
-                while not is_exhausted and num_taken - next_index < self._num_workers:
+                while not is_exhausted and num_taken - next_index < max(self._num_workers, read_ahead):
                     try:
                         index, payload = next(source)
                     except StopIteration:

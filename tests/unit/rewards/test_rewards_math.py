@@ -122,6 +122,8 @@ DIFFERENT = [
     ("B", "A, B, C, D"),
     (r"(-\infty, 2) \cup (3, \infty)", r"[-\infty, 2) \cup (3, \infty)"),
     (r"(-\infty, 2) \cup (3, \infty)", r"(-\infty, 2) \cup (3, \infty]"),
+    (r"36^\circ", r"\$36"),
+    (r"\$36", r"36^{\circ}"),
     (r"\text{odd}", r"\text{even}"),
     ("0", r"\text{none}"),
     ("3:00", "3"),

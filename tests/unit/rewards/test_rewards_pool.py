@@ -43,6 +43,33 @@ def test_no_process_before_the_first_job(pool):
     assert pool.process_ids == ()
 
 
+def test_reading_ahead_a_job_at_its_limit_keeps_nobody_waiting():
+    taken = []
+
+    def jobs():
+        for number in range(12):
+            taken.append(number)
+            yield "loop" if number == 0 else number
+
+    with KillablePool(JOBS, num_workers=2, timeout_seconds=LIMIT) as pool:
+        list(pool.run([0, 0]))  # the processes are up
+        results = pool.run(jobs(), read_ahead=10)
+        first = next(results)
+        num_read = len(taken)
+        rest = list(results)
+    assert first.status == "timeout"
+    assert num_read == 10
+    assert [r.value for r in rest] == list(range(1, 12))
+
+
+def test_without_it_no_more_is_read_than_there_are_workers(pool):
+    taken = []
+    results = pool.run(taken.append(number) or number for number in range(5))
+    for number in range(5):
+        assert next(results).value == number
+        assert taken == list(range(number + 1))
+
+
 def test_results_come_in_the_order_of_the_jobs_with_several_workers():
     jobs = ["loop", 1, JobResult("done", "known"), {"a": [None]}, "loop", 2, JobResult("done", "too")]
     with KillablePool(JOBS, num_workers=3, timeout_seconds=LIMIT) as pool:
