@@ -27,7 +27,18 @@ from k15.record.reader import RunReader
 
 _SOURCE, _SOURCE_URL = "k15 eval", "https://arxiv.org/abs/2501.12599"
 CARD, RESULTS = "README.md", ".eval_results"
-_STAGES = {True: "reinforcement learning", False: "supervised fine-tuning"}
+_NAMES = {
+    "reinforcement-learning": "reinforcement learning",
+    "sft": "supervised fine-tuning",
+    "dpo": "direct preference optimization on its own completions",
+}
+_USE = (
+    "## Use",
+    "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+    'model = AutoModelForCausalLM.from_pretrained("DIRECTORY")\n'
+    'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n```',
+    "It was measured on the problems named here and on nothing else; what it does elsewhere is not known.",
+)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SECTION = re.compile(r"\n*<!-- k15 eval -->.*?<!-- end of k15 eval -->\n*", re.DOTALL)
 
@@ -36,14 +47,16 @@ def write_run_card(run_folder: Path, model_folder: Path) -> None:
     """The card of a model that a stage has just saved: what it was made of, how, and its last evaluation."""
     reader = RunReader(run_folder)
     config, manifest, metrics = reader.config, reader.manifest, reader.metrics
-    is_rl = "rollout" in config
+    stage = "reinforcement-learning" if "rollout" in config else "dpo" if "beta" in config else "sft"
     base = config.get("model", {}).get("path")
     evaluated = [row for row in metrics if "eval/accuracy" in row]
     title = f"{run_folder.name}, a model of k15"
-    how_long = f"{manifest.get('total')} {'iterations' if is_rl else 'steps'}"
+    how_long = (
+        f"{manifest.get('total')} {'iterations' if stage == 'reinforcement-learning' else 'steps'}"
+    )
     body = [
         f"# {title}",
-        f"Trained by {_STAGES[is_rl]} with [k15]({_SOURCE_URL}), an open implementation of the training system of "
+        f"Trained by {_NAMES[stage]} with [k15]({_SOURCE_URL}), an open implementation of the training system of "
         f"Kimi k1.5: {how_long}, seed {manifest.get('seed')}, from "
         + (f"`{base}`." if base else "random weights."),
         f"Command: `{manifest.get('command') or 'not recorded'}`",
@@ -52,20 +65,32 @@ def write_run_card(run_folder: Path, model_folder: Path) -> None:
     ]
     if evaluated:
         body += ["## Held-out problems during training", _progress(evaluated)]
-    body += [
-        "## Use",
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("DIRECTORY")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("DIRECTORY")\n```',
-        "It was measured on the problems named here and on nothing else; what it does elsewhere is not known.",
+    body += _USE
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["k15", "reasoning", stage],
+        model_name=run_folder.name,
+        base_model=base if base and _HUB_NAME.fullmatch(base) and not Path(base).exists() else None,
+        eval_results=_held_out_results(evaluated[-1]) if evaluated else None,
+    )
+    _save(model_folder / CARD, data, "\n\n".join(body))
+
+
+def write_merge_card(record: Mapping[str, Any], model_folder: Path) -> None:
+    """The card of a merged model: its parents and the formula (`merge.json`)."""
+    body = [
+        f"# {model_folder.parent.name}, a merged model of k15",
+        f"Merged by [k15]({_SOURCE_URL}), an open implementation of the training system of Kimi k1.5, from "
+        f"`{record['long']}` (long chains of thought) and `{record['short']}` (short ones): {record['kind']}, "
+        f"{record['weight']:g} of the short model. Nothing was trained after the merge.",
+        *_USE,
     ]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["k15", "reasoning", "reinforcement-learning" if is_rl else "sft"],
-        model_name=run_folder.name,
-        base_model=base if base and _HUB_NAME.fullmatch(base) and not Path(base).exists() else None,
-        eval_results=_held_out_results(evaluated[-1]) if evaluated else None,
+        tags=["k15", "reasoning", "merge"],
+        model_name=model_folder.parent.name,
     )
     _save(model_folder / CARD, data, "\n\n".join(body))
 

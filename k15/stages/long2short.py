@@ -20,6 +20,7 @@ from k15.record.durable import make_directory
 from k15.record.folder import finish_moving_aside, move_aside
 from k15.record.lock import RunLock
 from k15.stages.balance import candidates_of, select_checkpoint, with_model
+from k15.stages.card import write_merge_card
 from k15.stages.launch import FINAL_MODEL, LaunchOptions, launch_rl, launch_sft
 from k15.stages.preference import launch_dpo
 from k15.stages.samples import PromptSamples, draw_samples, learn_from
@@ -74,6 +75,7 @@ def merge_models(
     record = run_folder / "merge.json"
     record.unlink(missing_ok=True)  # it says what the model is: it comes last
     merge_checkpoints([Path(name) for name in names], run_folder / FINAL_MODEL, combine_of(settings))
+    write_merge_card(merge_record(config), run_folder / FINAL_MODEL)
     record.write_text(json.dumps(merge_record(config), indent=2) + "\n", encoding="utf-8")
     watch.line(f"done: the model is in {run_folder / FINAL_MODEL}")
     return True

@@ -239,6 +239,9 @@ def test_a_merge_needs_no_prompts_and_says_what_it_did(model: Path, tmp_path: Pa
         assert torch.allclose(tensor, (parents[0][name] + parents[1][name]) / 2, atol=1e-7), name
     record = json.loads((tmp_path / "run" / "merge.json").read_text())
     assert (record["kind"], record["weight"], record["long"]) == ("average", 0.5, str(model))
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "Merged by [k15](https://arxiv.org/abs/2501.12599), an open implementation" in card
+    assert f"`{model}` (long chains of thought)" in card
 
 
 def test_a_dry_run_leaves_nothing(model: Path, thinker: Thinker, tmp_path: Path) -> None:
