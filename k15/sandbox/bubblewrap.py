@@ -59,9 +59,9 @@ class BubblewrapLauncher(Launcher):
         words += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"]
         words += ["--remount-ro", "/dev", "--size", size, "--tmpfs", "/tmp", "--tmpfs", "/box"]
         files: dict[int, int] = {}
-        if not spec.root:
+        if not spec.root:  # the root is read-only in the end
             files[_FILES_FD - 1] = memory_file(_PASSWD)
-            words += ["--ro-bind-data", str(_FILES_FD - 1), "/etc/passwd"]
+            words += ["--file", str(_FILES_FD - 1), "/etc/passwd"]
         for number, (name, content) in enumerate(spec.files.items(), start=_FILES_FD):
             files[number] = memory_file(content)
             mode = "0555" if name in spec.executable else "0444"
@@ -72,9 +72,9 @@ class BubblewrapLauncher(Launcher):
             # opened anew: a file descriptor that several children inherit has one position for all
             files[_FILTER_FD] = os.open(f"/proc/self/fd/{filter_file}", os.O_RDONLY | os.O_CLOEXEC)
             words += ["--seccomp", str(_FILTER_FD)]
-        files[_ARGS_FD] = memory_file("".join(f"{word}\0" for word in words).encode())
         argv = (self._command, "--args", str(_ARGS_FD), "--", *spec.argv)
-        return Launch(argv, spec.env, files)
+        arguments = "".join(f"{word}\0" for word in words).encode()
+        return Launch(argv, spec.env, files, gate=(_ARGS_FD, arguments))
 
     def close(self) -> None:
         for file in self._filters.values():

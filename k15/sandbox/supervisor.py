@@ -99,7 +99,8 @@ class Supervisor:
         while self._is_open or self._running:
             pause = max(0.0, next_look - time.monotonic()) if self._running else None
             for key, _ in self._selector.select(pause):
-                if key.fd in self._selector.get_map():  # an event before this one may have closed it
+                # An event before this one may have closed the file, and its number may be another's by now.
+                if self._selector.get_map().get(key.fd) == key:
                     key.data(key.fd)
             now = time.monotonic()
             if now >= next_look:

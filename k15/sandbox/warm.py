@@ -26,6 +26,7 @@ from k15.sandbox.seccomp import filter_program
 
 _MAX_STARTS = 3
 _START_SECONDS = 20.0
+_LAST_WORD_SECONDS = 1.0
 _HEARD_BYTES = 1 << 12
 _CREDENTIALS = struct.Struct("3i")
 _PROGRAM_FD, _FILTER_FD = 10, 11
@@ -231,6 +232,7 @@ class WarmBox(Box):
             "limits": limits,
         }
         numbers = array.array("i", [content, *(streams[number] for number in sorted(streams))])
+        prepared.channel.settimeout(_LAST_WORD_SECONDS)
         self._started_at = time.monotonic()
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)]
         try:
@@ -249,12 +251,12 @@ class WarmBox(Box):
     def _hear(self, _: int) -> None:
         try:
             data = self._prepared.channel.recv(_HEARD_BYTES)
-        except ConnectionResetError:  # it ended without having read all
+        except OSError:  # it ended without having read all, or nobody is left to speak
             data = b""
         if data:
             self._said.update(json.loads(data))
             self._waited_cpu = self._said.get("cpu", 0.0)
-        else:
+        if not data or "exit-code" in self._said:
             self._selector.unregister(self._prepared.channel)
 
     def _reap(self, pidfd: int) -> None:
@@ -273,6 +275,6 @@ class WarmBox(Box):
         )
 
     def _why_not_started(self) -> str:
-        if "exit-code" in self._said or (self._stopped_by and "started" in self._said):
+        if "started" in self._said:
             return ""
         return f"the prepared box did not work: {self._said.get('error', 'it ended without a word')}"

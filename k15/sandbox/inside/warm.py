@@ -1,23 +1,25 @@
 """Boxes with Python already started. Each is used once.
 
 This program runs in a box of its own that has the rights to make namespaces, and nothing else. Asked on
-file descriptor 3, it forks: the child makes a box inside of this one (user, mount, process, network and
-all other namespaces, files and process table of its own), says that it is ready, and waits. When its job
-comes it gives up every right, installs its filter of system calls, and forks once more; that process
-takes its limits and becomes the program. The box's first process stays behind only to report how it ended.
+file descriptor 3, it forks: the child makes a box inside of this one (mounts, network, process table and
+all other namespaces of its own), says that it is ready, and waits. When its job comes it becomes another
+user, gives up every right, takes its limits and its filter of system calls, and is the program.
 
     a job    one message: file descriptors (the content, standard input, output, error, and 3 and 4 if
              there are any), and a JSON object about them
-    reply    one JSON object a line: {"ready": true}, {"started": true}, {"exit-code": N, "cpu": seconds}
+    reply    one JSON object a message: {"ready": true}, {"started": true}, and, from this program,
+             {"exit-code": N, "cpu": seconds}; or {"error": "..."}
 """
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -26,7 +28,8 @@ import threading
 import traceback
 import types
 
-NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+NEW_PROCESSES, NEW_USER = 0x20000000, 0x10000000
+NEW_NAMESPACES = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x40000000  # all others
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1,
     2,
@@ -36,7 +39,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     16384,
     1 << 18,
 )
-PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 22, 38, 47
+PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 22, 38, 47
 BOX_USER = 1000
 DEFAULT_DISK_MB = 16
 # What most programs import, so that they need not read it again.
@@ -62,81 +65,86 @@ def mount(source, target, kind, flags, data=""):
 
 
 def serve():
-    """Until the other end is closed: one prepared box for each socket that comes."""
+    """Until the other end is closed: one prepared box for each socket that comes; and how each box ended."""
     channel = socket.socket(fileno=3)
     with open("/box/filter", "rb") as file:
         program = file.read()
     for name in PRELOADED.split():
         __import__(name)
+    own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     gc.collect()
     gc.freeze()  # collections in the children need not write to what they share
     channel.send(b"ready")
+    boxes = {}
     while True:
-        data, files, _, _ = socket.recv_fds(channel, 16, 1)
-        if not data:
-            return
-        child = os.fork()
+        readable, _, _ = select.select([channel, woken], [], [])
+        if woken in readable:
+            os.read(woken, 4096)
+            report_ended(boxes)
+        if channel in readable:
+            data, files, _, _ = socket.recv_fds(channel, 16, 1)
+            if not data:
+                return
+            box = socket.socket(fileno=files[0])
+            # The next child, and nobody else, is the first process of a new process table.
+            check(libc.unshare(NEW_PROCESSES), "unshare")
+            child = os.fork()
+            if child == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.dup2(box.detach(), 3, inheritable=False)
+                os.closerange(4, 1024)  # the sockets of other boxes are among them
+                be_a_box(socket.socket(fileno=3), program)
+            check(libc.setns(own_processes, NEW_PROCESSES), "setns")
+            boxes[child] = box
+
+
+def report_ended(boxes):
+    """Tell how boxes ended that have."""
+    while boxes:
+        child, status, usage = os.wait4(-1, os.WNOHANG)
         if child == 0:
-            channel.close()
-            try:
-                separate(socket.socket(fileno=files[0]), program)
-            finally:
-                os._exit(1)
-        os.close(files[0])
-        os.waitpid(child, 0)
+            return
+        box = boxes.pop(child)
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+        with contextlib.suppress(OSError):  # nobody listens any more
+            report(box, {"exit-code": code, "cpu": usage.ru_utime + usage.ru_stime})
+        box.close()
 
 
-def separate(channel, program):
-    """New namespaces; their first process prepares the box, this one is done."""
-    user, group = os.getuid(), os.getgid()
+def be_a_box(channel, program):
+    """The box's first process: namespaces and mounts; then it waits for its job, and becomes the program."""
     try:
-        check(libc.unshare(NEW_NAMESPACES), "unshare")
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{BOX_USER} {user} 1"),
-            ("gid_map", f"{BOX_USER} {group} 1"),
-        ):
-            with open("/proc/self/" + name, "w") as file:
-                file.write(text)
-        if os.fork() == 0:
-            prepare(channel, program)
-    except OSError as error:
-        report(channel, {"error": str(error)})
-    os._exit(0)
+        prepare()
+        report(channel, {"ready": True})
+        data, files, _, _ = socket.recv_fds(channel, 1 << 16, 8)
+        if not data:
+            os._exit(0)
+        job = json.loads(data.decode())
+        unpack(job, files[0])
+        give_up(program)
+        become(job, files[1:], channel)
+    except Exception as error:
+        report(channel, {"error": repr(error)})
+        os._exit(1)
+    run(job["argv"])
 
 
-def prepare(channel, program):
-    """The box's first process: mounts, then waits for its job."""
+def prepare():
+    """Everything of its own. The new user comes last, so that it has no right to undo what was mounted."""
+    check(libc.unshare(NEW_NAMESPACES), "unshare")
     mount("none", "/", "none", MS_REC | MS_PRIVATE)
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
     for name in ("tmp", "dev/shm", "box", "dev/pts"):
         size = "size=4k" if name == "dev/pts" else f"size={DEFAULT_DISK_MB}m"
-        mount("tmpfs", "/" + name, "tmpfs", MS_NOSUID | MS_NODEV, size + ",mode=755")
+        owner = f",mode=755,uid={os.getuid()},gid={os.getgid()}"
+        mount("tmpfs", "/" + name, "tmpfs", MS_NOSUID | MS_NODEV, size + owner)
     with socket.socket() as probe:  # the loopback device is down in a new network
         fcntl.ioctl(probe, 0x8914, struct.pack("16sh22x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
     os.chdir("/tmp")
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-    report(channel, {"ready": True})
-    data, files, _, _ = socket.recv_fds(channel, 1 << 16, 8)
-    if not data:
-        os._exit(0)
-    job = json.loads(data.decode())
-    unpack(job, files[0])
-    give_up(program)
-    program_id = os.fork()
-    if program_id == 0:
-        become(job, files[1:])
-    for file in files:
-        os.close(file)
-    report(channel, {"started": True})
-    while True:
-        ended, status = os.wait()
-        if ended == program_id:
-            break
-    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report(channel, {"exit-code": code, "cpu": spent.ru_utime + spent.ru_stime})
-    os._exit(0)
 
 
 def unpack(job, content):
@@ -153,7 +161,16 @@ def unpack(job, content):
 
 
 def give_up(program):
-    """No rights from here on, for this process and those to come, and the filter of system calls."""
+    """Another user, no rights from here on, and the filter of system calls."""
+    user, group = os.getuid(), os.getgid()
+    check(libc.unshare(NEW_USER), "unshare")
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{BOX_USER} {user} 1"),
+        ("gid_map", f"{BOX_USER} {group} 1"),
+    ):
+        with open("/proc/self/" + name, "w") as file:
+            file.write(text)
     for number in range(64):
         libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
     libc.prctl(PR_CAP_AMBIENT, 4, 0, 0, 0)  # PR_CAP_AMBIENT_CLEAR_ALL
@@ -166,24 +183,21 @@ def give_up(program):
         check(libc.prctl(PR_SET_SECCOMP, 2, filters, 0, 0), "seccomp")
 
 
-def become(job, files):
-    """The program's process: its limits, files and environment; then the program."""
+def become(job, files, channel):
+    """The program's files, limits and environment; from here on what goes wrong is the program's."""
     os.setsid()
+    os.environ.clear()
+    os.environ.update(job["env"])
+    for kind, value in job["limits"]:
+        most = resource.getrlimit(kind)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        resource.setrlimit(kind, (value, value))
+    report(channel, {"started": True})
     for number, file in enumerate(files):
         os.dup2(file, number + 100, inheritable=False)
     for number in range(len(files)):
         os.dup2(number + 100, number)
     os.closerange(len(files), 1024)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # as a program started anew has them
-        signal.signal(number, signal.SIG_IGN)
-    for kind, value in job["limits"]:
-        most = resource.getrlimit(kind)[1]
-        value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(kind, (value, value))
-    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    os.environ.clear()
-    os.environ.update(job["env"])
-    run(job["argv"])
 
 
 def run(argv):
