@@ -3,6 +3,7 @@
 import importlib.util
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if importlib.util.find_spec("beartype") is not None:
     from jaxtyping import install_import_hook
@@ -13,6 +14,10 @@ if importlib.util.find_spec("beartype") is not None:
 import torch
 
 torch.set_num_threads(1)
+
+# A busy machine is no failure of a property: no test fails for the time that it takes.
+settings.register_profile("k15", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("k15")
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ ALL = list(_schemas())
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:  # an empty one is a setting whose value is a table
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}"
