@@ -13,10 +13,16 @@ def health_section(material: Material) -> Section:
     """The signs that a run is about to go wrong, before the accuracy shows it."""
     skipped = material.timeline.points("update/num_skipped_steps")
     is_clean = not any(y for _, y in skipped)
-    figures = present(*_policy(material), *_update(material), None if is_clean else _skipped(material))
+    figures = present(
+        *_policy(material),
+        *_update(material),
+        None if is_clean else _skipped(material),
+        _audit(material),
+    )
     intro = "These move before accuracy does."
     if skipped and is_clean:
         intro += " No step was skipped for NaN or infinity."
+    intro += _audited(material)
     return Section("health", "Health", "Is it healthy?", intro, figures)
 
 
@@ -52,6 +58,30 @@ def _policy(material: Material) -> list[Figure | None]:
             "phase; the sampler should move on.",
         ),
     ]
+
+
+def _audited(material: Material) -> str:
+    """How many verdicts the second grader was sure of, and disputed."""
+    sure, disputed = (
+        int(sum(y for _, y in material.timeline.points(f"audit/num_{name}")))
+        for name in ("sure", "disputed")
+    )
+    if not sure:
+        return ""
+    told = "disputed none" if not disputed else f"disputed {disputed}: events.jsonl names them"
+    return f" A second grader was sure of {sure:,} of the verdicts that it was asked about, and {told}."
+
+
+def _audit(material: Material) -> Figure | None:
+    if not any(y for _, y in material.timeline.points("audit/num_disputed")):
+        return None
+    return material.chart(
+        "Disputed verdicts",
+        [material.plain("audit/num_disputed", "disputed", "orange", has_markers=True)],
+        "verdicts that the second grader disputes",
+        "Each one means that a grader or the data has a defect: read the rows of rollouts/ whose audit contradicts "
+        "their outcome.",
+    )
 
 
 def _update(material: Material) -> list[Figure | None]:
