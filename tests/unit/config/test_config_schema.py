@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from k15.config.base import StrictModel, config_keys, load_config
+from k15.config.eval import EvalConfig
 from k15.config.long2short import DPORunConfig, Long2ShortConfig
 from k15.config.parts import ModelConfig, PromptsConfig, TaskConfig
 from k15.config.rl import AlgorithmConfig, LengthPenaltyConfig, RLConfig, RolloutConfig
@@ -24,6 +25,7 @@ SCHEMAS: dict[str, type[StrictModel]] = {
     "sft": SFTConfig,
     "long2short": Long2ShortConfig,
     "rl": RLConfig,
+    "eval": EvalConfig,
 }
 SOURCE = {"tasks": [{"family": "trial"}]}
 NEEDED: dict[type[StrictModel], dict[str, Any]] = {
@@ -34,6 +36,7 @@ NEEDED: dict[type[StrictModel], dict[str, Any]] = {
     PromptsConfig: SOURCE,
     SFTDataConfig: SOURCE,
     TaskConfig: {"family": "trial"},
+    EvalConfig: {"benchmarks": "trial"},
 }
 
 
