@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def main() -> None:
     result = {
         "measured": time.strftime("%Y-%m-%d"),
         "hardware": _hardware(),
-        "versions": dict(library_versions()),
+        "versions": {**library_versions(), **{name: version(name) for name in ("math-verify", "sympy")}},
         "commit": _commit(),
         "golds": [path.name for path in options.files] or "built in",
         "goal_answers_per_second": GOAL,

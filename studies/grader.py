@@ -26,6 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from k15.prompts.rows import read_row, read_rows
@@ -89,7 +90,7 @@ def main() -> None:
         "measured": time.strftime("%Y-%m-%d"),
         "files": [path.name for path in options.files],
         "num_golds": len(golds),
-        "versions": dict(library_versions()),
+        "versions": {**library_versions(), **{name: version(name) for name in ("math-verify", "sympy")}},
         "parts": measured,
     }
     RESULTS.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")

@@ -24,6 +24,7 @@ _WORDS = re.compile(r"\\(?:text\w*|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)
 _UNIT = re.compile(
     r"(?<=[0-9})])\s*(?:\\(?:text\w*|mathrm|mbox)\s*\{\s*([a-zA-Z. ]{2,30})\}|\s([a-z]{2,15}))\s*$"
 )
+_DEGREE = re.compile(r"\\circ|\\degree|°")
 _CELLS = {"(": ")", "[": "]", r"\{": r"\}"}
 _NAME = re.compile(r"\s*(?:\\?[a-zA-Z]+|[a-zA-Z]_\{?\w+\}?|[a-zA-Z]\([a-zA-Z]\))\s*")
 _REPLACED = {
@@ -69,6 +70,8 @@ def audit_reply(
         return Audit.UNSURE
     if not answer or len(answer) > _MAX_CHARS or not answer.isprintable():
         return Audit.WRONG
+    if any(r"\$" in one and _DEGREE.search(other) for one, other in ((gold, answer), (answer, gold))):
+        return Audit.UNSURE
     try:
         return _by_rules(gold, answer, rules)
     except (UnreadableError, RecursionError, ArithmeticError):
