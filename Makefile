@@ -21,10 +21,10 @@ VLLM_STAMP := $(VLLM_VENV)/.k15-installed-vllm
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-vllm check format learn bench report clean
+.PHONY: help demo test test-sandbox test-vllm check format learn bench report clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(RUN_STAMP) ## install k15 into .venv and run the whole recipe on this machine
 	@$(BIN)/k15 demo $(ARGS)
@@ -34,6 +34,9 @@ test: $(DEV_STAMP) ## install the development extra and run the tests
 
 test-vllm: $(VLLM_STAMP) ## install vLLM into .venv-vllm and test the vLLM engine with it (minutes)
 	@$(VLLM_VENV)/bin/python -m pytest tests/vllm $(ARGS)
+
+test-sandbox: $(DEV_STAMP) ## attack the sandbox, with every back end that this host has (minutes)
+	@$(BIN)/python -m pytest tests/sandbox $(ARGS)
 
 check: $(DEV_STAMP) ## lint, formatting, types
 	@$(BIN)/ruff check .

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from k15.sandbox.base import Limits, RunVerdict
+from k15.sandbox.base import Job, Limits, Program, RunVerdict, StdinTest
 
 OK, WA, RE, TLE, MLE, OLE, SV, CE = (
     RunVerdict(name) for name in ("OK", "WA", "RE", "TLE", "MLE", "OLE", "SV", "CE")
 )
+ORDINARY = Job(Program("python", "print(int(input()) * 2)"), (StdinTest("21", "42"),))
 LIMITS = Limits(cpu_seconds=0.5, wall_seconds=3.0, memory_mb=128, processes=32, output_bytes=1 << 18)
 
 # got(f): f was not refused. A program says "in" about what it got.

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from attack_list import ORDINARY
+
 from k15.config.sandbox import SandboxConfig
 from k15.errors import SandboxError
-from k15.sandbox.base import Job, JobResult, Program, RunVerdict, StdinTest
+from k15.sandbox.base import Job, JobResult, RunVerdict
 from k15.sandbox.isolated import IsolatedSandbox
 from k15.sandbox.supervisor import FIRST_USER
 
@@ -23,7 +25,6 @@ BACKENDS = {
     "bubblewrap-no-cgroups": {"backend": "bubblewrap", "cgroups": "none"},
     "crun": {"backend": "crun"},
 }
-ORDINARY = Job(Program("python", "print(int(input()) * 2)"), (StdinTest("21", "42"),))
 
 
 @dataclass(frozen=True)

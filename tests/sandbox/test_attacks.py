@@ -8,8 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from attack_list import ATTACKS, MLE
-from conftest import ORDINARY
+from attack_list import ATTACKS, MLE, ORDINARY
 
 from k15.sandbox.base import Job, Program, RunVerdict, StdinTest
 
