@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from attack_list import ORDINARY
 
 from k15.config.sandbox import SandboxConfig
