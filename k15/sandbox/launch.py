@@ -21,6 +21,8 @@ RESERVED = 100
 STATUS_FD = 5
 EXTRA_PROCESSES = 3
 """The back end's own in a box, which are counted, too."""
+_SHARED_BYTES = 64 << 20  # libraries, which count for each process
+_RESERVED_BYTES = 2 << 30
 _LIMIT_ATTEMPTS = 10_000  # a tenth of a millisecond each: a second
 _SIGNALS_TO_RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
@@ -118,8 +120,11 @@ def rlimits(spec: BoxSpec, slot: Slot, *, has_group: bool) -> list[tuple[int, in
         (resource.RLIMIT_MSGQUEUE, 1 << 16),
     ]
     if not has_group:
-        kind = resource.RLIMIT_AS if spec.limit_address_space else resource.RLIMIT_DATA
-        found.append((kind, (limits.memory_mb << 20) + (64 << 20)))  # libraries count, but are shared
+        memory = limits.memory_mb << 20
+        if spec.limit_address_space:
+            found.append((resource.RLIMIT_AS, memory + _SHARED_BYTES))
+        else:  # stacks of threads count whole, though little of them is used
+            found.append((resource.RLIMIT_DATA, 4 * memory + _RESERVED_BYTES))
         if slot.user is not None:  # a user's own other processes would count, too
             found.append((resource.RLIMIT_NPROC, limits.processes + EXTRA_PROCESSES))
     return found
