@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,12 +12,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from k15.config.sandbox import SandboxConfig
-from k15.errors import SandboxError
+from k15.errors import ConfigError, SandboxError
 from k15.sandbox.attacks import AttackResult, run_attacks
+from k15.sandbox.base import Job, Program, RunVerdict, Sandbox, StdinTest
 from k15.sandbox.isolated import IsolatedSandbox
 from k15.sandbox.languages import LANGUAGES
 from k15.sandbox.seccomp import MACHINES
 
+_NO_NAMESPACES = re.compile(
+    "namespace|uid map|Operation not permitted|Permission denied|No space left|loopback|mount proc",
+    re.IGNORECASE,
+)
 _LEAST_KERNEL = (5, 14)
 
 
@@ -86,10 +92,12 @@ def diagnose(
         ready = tested.client.start()
         cgroups = ready["cgroups"]
         findings.append(_group_finding(cgroups, ready["reason"]))
-        findings.append(Finding("boxes", True, f"{config.backend} starts"))
-        if with_attacks and config.backend != "unsafe-local":  # there they would succeed
+        findings.append(_box_finding(config, tested))
+        if (
+            findings[-1].is_enough and with_attacks and config.backend != "unsafe-local"
+        ):  # there they would succeed
             attacks = run_attacks(tested)
-    except SandboxError as error:
+    except (SandboxError, ConfigError) as error:
         findings.append(Finding("boxes", False, str(error)))
     finally:
         if sandbox is None:
@@ -165,6 +173,20 @@ def _group_finding(version: str, reason: str) -> Finding:
     if version == "none":
         reason = f"{reason}. Memory and CPU time are then summed by looking every 20 ms, and limited for each process"
     return Finding("control groups", version != "none", f"{version} ({reason})")
+
+
+def _box_finding(config: SandboxConfig, sandbox: Sandbox) -> Finding:
+    result = sandbox.run(Job(Program("python", "print(42)"), (StdinTest("", "42"),)))
+    if result.verdict is RunVerdict.OK:
+        return Finding("boxes", True, f"{config.backend} starts")
+    cure = ""
+    if _NO_NAMESPACES.search(result.reason):
+        cure = (
+            ". User namespaces are not allowed here. On Ubuntu: sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
+            "or a profile for bwrap; in a container: start it with --security-opt seccomp=unconfined "
+            "--security-opt apparmor=unconfined --security-opt systempaths=unconfined"
+        )
+    return Finding("boxes", False, f"{result.verdict}: {result.reason}{cure}")
 
 
 def _version(path: str) -> str:

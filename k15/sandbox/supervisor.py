@@ -71,7 +71,7 @@ class Supervisor:
         self._launcher = launcher
         self._groups = groups
         self._selector = selectors.DefaultSelector()
-        first_user = FIRST_USER if os.getuid() == 0 else None
+        first_user = FIRST_USER if _may_be_others(num_slots + 1) else None
         self._free = deque(
             Slot(
                 index,
@@ -300,6 +300,11 @@ def main() -> None:
             for group in groups:
                 group.remove()
             raise
+        if settings["backend"] == "crun" and not _may_be_others(settings["num_slots"]):
+            raise SandboxError(
+                'the sandbox back end "crun" gives each slot a user of its own, and this root may not become another '
+                "user (it is root of a namespace only). Use the back end bubblewrap."
+            )
         if settings["backend"] == "crun" and not groups:
             raise SandboxError(
                 f'the sandbox back end "crun" needs control groups, and there are none: {places.reason}'
@@ -310,6 +315,21 @@ def main() -> None:
     supervisor = Supervisor(channel, launcher, groups, settings["num_slots"], is_warm=settings["warm"])
     supervisor.send({"ready": {"cgroups": places.version, "reason": places.reason}}, [])
     supervisor.serve()
+
+
+def _may_be_others(count: int) -> bool:
+    """Whether this process may become the users from FIRST_USER on: root, where they exist."""
+    if os.getuid() != 0 or Path("/proc/self/setgroups").read_text().strip() == "deny":
+        return False
+    for name in ("uid_map", "gid_map"):
+        ranges = [
+            list(map(int, line.split())) for line in Path("/proc/self", name).read_text().splitlines()
+        ]
+        if not any(
+            low <= FIRST_USER and FIRST_USER + count <= low + length for low, _, length in ranges
+        ):
+            return False
+    return True
 
 
 def _child_signals() -> int:
