@@ -137,6 +137,8 @@ class EvaluationConfig(StrictModel):
 
     every: Annotated[int, Field(ge=0)] = 10
     """Iterations between evaluations, counting from 0; the last one is always evaluated. 0 = never."""
+    at_start: bool = True
+    """Evaluate before the first update too; false saves the time where the first weights are known already."""
     num_prompts: PositiveInt = 256
     """Held-out prompts, taken in order."""
     num_samples: PositiveInt = 1

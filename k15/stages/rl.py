@@ -173,6 +173,8 @@ def evaluate_if_due(
     settings, last = config.evaluation, iteration == config.num_iterations
     if not settings.every or not prompts.heldout or not (last or iteration % settings.every == 0):
         return
+    if iteration == 0 and not settings.at_start:
+        return
     chosen = prompts.heldout[: settings.num_prompts]
     own = replace(
         sampling,

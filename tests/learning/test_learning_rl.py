@@ -5,13 +5,14 @@ from statistics import mean
 import pytest
 
 SEEDS = (0, 1, 2)
-ITERATIONS = 8
-MORE = 12
-FULL_ITERATIONS = 4  # full rollouts sample about as many tokens in these as partial ones in all
-FULL = ("--rollout.segment_tokens", "256")
-REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group")
+ITERATIONS = 9
+MORE = 16
+FULL_ITERATIONS = 5  # full rollouts sample about as many tokens in these as partial ones in all
+END = ("--evaluation.at_start", "false")  # the first weights were measured already
+FULL = ("--rollout.segment_tokens", "256", *END)
+REST = ("--algorithm.loss", "reinforce", "--algorithm.baseline", "best_of_group", *END)
 PENALTY = ("--length_penalty.weight", "1.0", "--length_penalty.start_iteration", "0")
-TWICE = ("--evaluation.num_samples", "2")
+TWICE = ("--evaluation.num_samples", "2", *END)
 
 
 @pytest.fixture(scope="module")

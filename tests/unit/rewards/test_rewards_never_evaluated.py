@@ -12,7 +12,17 @@ import pytest
 import k15.rewards.symbolic
 
 ROOM = Path(k15.rewards.symbolic.__file__).parent
-EVALUATORS = {"eval", "exec", "compile", "__import__", "sympify", "parse_expr", "eval_expr", "lambdify", "S"}
+EVALUATORS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "sympify",
+    "parse_expr",
+    "eval_expr",
+    "lambdify",
+    "S",
+}
 
 # Every text holds this name. Were a part of it compiled, the source would be seen to contain it.
 MARK = "zqmark"
