@@ -18,8 +18,9 @@ from pathlib import Path
 from k15.sandbox.base import Limits
 from k15.sandbox.launch import EXTRA_PROCESSES
 
-_CONTROLLERS = ("memory", "pids", "cpuacct", "cpu")
-_REQUIRED = ("memory", "pids", "cpuacct")
+# Not cpu: its weights would cost milliseconds at each start, and sessions share the cores fairly without it.
+_CONTROLLERS_V1 = ("memory", "pids", "cpuacct")
+_CONTROLLERS_V2 = {"memory", "pids"}  # CPU time is counted in every group
 # controller, file, how it is opened; the kernel may not have memsw, which counts swap
 _FILES_V1 = (
     ("memory", "memory.force_empty", os.O_WRONLY),
@@ -87,7 +88,7 @@ class GroupV1(Group):
     """A folder in each of the hierarchies of version 1.
 
     Args:
-        folders: one a controller: memory, pids and cpuacct, and cpu if it is there.
+        folders: one a controller: memory, pids and cpuacct.
     """
 
     def __init__(self, folders: dict[str, Path]) -> None:
@@ -165,7 +166,7 @@ class GroupV1(Group):
 
 
 class GroupV2(Group):
-    """A folder of the unified hierarchy, whose parent hands out memory, pids and cpu."""
+    """A folder of the unified hierarchy, whose parent hands out memory and pids."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -288,22 +289,16 @@ def _find_v1(
     mounts: dict[str, Path], own: dict[str, str], parent: Path | None
 ) -> tuple[dict[str, Path], str]:
     folders = {}
-    for controller in _CONTROLLERS:
+    for controller in _CONTROLLERS_V1:
         mount = mounts.get(controller)
         if mount is None:
-            if controller in _REQUIRED:
-                return {}, f"no {controller} controller is mounted"
-            continue
+            return {}, f"no {controller} controller is mounted"
         # In a container the path is often that of the host, and the mount its end.
-        folder = next(
-            f
-            for f in (mount / own.get(controller, "/").lstrip("/"), mount)
-            if (f / "cgroup.procs").exists()
-        )
-        if os.access(folder, os.W_OK) and _can_make(folder):
-            folders[controller] = folder
-        elif controller in _REQUIRED:
+        beside = mount / own.get(controller, "/").lstrip("/")
+        folder = beside if (beside / "cgroup.procs").exists() else mount
+        if not os.access(folder, os.W_OK) or not _can_make(folder):
             return {}, f"{folder} is not writable"
+        folders[controller] = folder
     return folders, ", ".join(sorted({str(folder) for folder in folders.values()}))
 
 
@@ -318,21 +313,21 @@ def _find_v2(
         parent = beside if (beside / "cgroup.procs").exists() else mount
     try:
         available = (parent / "cgroup.controllers").read_text().split()
-        missing = {"memory", "pids", "cpu"} - set(available)
+        missing = _CONTROLLERS_V2 - set(available)
         if missing:
             return {}, f"{parent} does not have {', '.join(sorted(missing))}"
         handed_out = (parent / "cgroup.subtree_control").read_text().split()
-        if {"memory", "pids", "cpu"} - set(handed_out):
+        if _CONTROLLERS_V2 - set(handed_out):
             _step_aside(parent)
-            (parent / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+            (parent / "cgroup.subtree_control").write_text("+memory +pids")
     except OSError as error:
         return {}, (
-            f"{parent} does not hand out memory, pids and cpu ({error.strerror}); start under "
+            f"{parent} does not hand out memory and pids ({error.strerror}); start under "
             "`systemd-run --user --scope -p Delegate=yes`, or name a delegated folder as cgroup_parent"
         )
     if not _can_make(parent):
         return {}, f"{parent} is not writable"
-    return dict.fromkeys(_REQUIRED, parent), str(parent)
+    return dict.fromkeys(_CONTROLLERS_V1, parent), str(parent)
 
 
 def _step_aside(parent: Path) -> None:

@@ -129,7 +129,7 @@ def fake_host(monkeypatch, mounts, own):
 def test_version_2_is_taken_where_it_is_delegated(monkeypatch, tmp_path):
     write(
         tmp_path / "user",
-        {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "memory pids cpu"},
+        {"cgroup.controllers": "cpu memory pids", "cgroup.subtree_control": "memory pids"},
     )
     fake_host(monkeypatch, {"": tmp_path}, {"": "/user"})
     places = find_places()
@@ -143,7 +143,7 @@ def test_version_2_without_controllers_says_which_are_missing(monkeypatch, tmp_p
     fake_host(monkeypatch, {"": tmp_path}, {"": "/"})
     places = find_places()
     assert places.version == "none"
-    assert "does not have cpu, memory, pids" in places.reason
+    assert "does not have memory, pids" in places.reason
     assert "no memory controller is mounted" in places.reason
 
 
@@ -176,7 +176,7 @@ def test_a_group_of_our_own_is_left_for_a_leaf(monkeypatch, tmp_path):
     (tmp_path / "k15-main" / "cgroup.procs").write_text("")
     assert find_places("v2").version == "v2"
     assert text(tmp_path / "k15-main" / "cgroup.procs") == str(os.getpid())
-    assert text(tmp_path / "cgroup.subtree_control") == "+memory +pids +cpu"
+    assert text(tmp_path / "cgroup.subtree_control") == "+memory +pids"
 
 
 def test_version_1_in_a_container_uses_the_mount_where_the_path_is_the_hosts(monkeypatch, tmp_path):
