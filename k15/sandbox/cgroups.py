@@ -47,6 +47,12 @@ class Group(ABC):
     def entrances(self) -> tuple[int, ...]:
         """Open files: a process that writes "0" into each of them is in the group."""
 
+    @property
+    def doors(self) -> tuple[tuple[int, int], ...]:
+        """Open files in pairs, where the kernel has them: a thread that writes "0" into the first is in the
+        group, and out again by the second. Unlike an entrance this waits for nobody (version 1 only)."""
+        return ()
+
     @abstractmethod
     def cpu_seconds(self) -> float:
         """CPU time of all processes of the group since `configure`."""
@@ -108,6 +114,12 @@ class GroupV1(Group):
             os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
             for folder in sorted(set(folders.values()))
         )
+        self._doors = tuple(
+            (os.open(folder / "tasks", flags), os.open(folder.parent / "tasks", flags))
+            for flags in (os.O_WRONLY | os.O_CLOEXEC,)
+            for folder in sorted(set(folders.values()))
+            if (folder / "tasks").exists()
+        )
         self._members = os.open(folders["pids"], os.O_PATH | os.O_CLOEXEC)
         self._oom_kills_before = 0
         self._limits: tuple[int, int] | None = None
@@ -115,6 +127,10 @@ class GroupV1(Group):
     @property
     def entrances(self) -> tuple[int, ...]:
         return self._entrances
+
+    @property
+    def doors(self) -> tuple[tuple[int, int], ...]:
+        return self._doors
 
     def configure(self, limits: Limits) -> None:
         wanted = (limits.memory_mb, limits.processes)
@@ -151,7 +167,8 @@ class GroupV1(Group):
             os.close(file)
 
     def remove(self) -> None:
-        for file in (*self._files.values(), *self._entrances, self._members):
+        doors = [file for pair in self._doors for file in pair]
+        for file in (*self._files.values(), *self._entrances, *doors, self._members):
             os.close(file)
         for parent, name in self._places:
             _remove(name, parent)

@@ -34,12 +34,13 @@ class Slot:
     Attributes:
         index: from 0.
         user: user and group id outside of the box; None = the supervisor's own (it is not root).
-        entrances: files of its control group, see `Group.entrances`; empty without control groups.
+        entrances, doors: files of its control group, see `Group`; empty without control groups.
     """
 
     index: int
     user: int | None = None
     entrances: tuple[int, ...] = ()
+    doors: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,29 @@ def spawn(
     launch: Launch, slot: Slot, streams: Mapping[int, int], limits: Sequence[tuple[int, int]]
 ) -> int:
     """The new process's id. `streams` are further file descriptors, as in `Launch.files`."""
-    if launch.gate is not None:
-        return _spawn_gated(launch, slot, streams, limits, launch.gate)
-    process_id = os.fork()
-    if process_id == 0:
-        _become(launch, slot, streams, limits)
-    return process_id
+    with _inside(slot):
+        if launch.gate is not None:
+            return _spawn_gated(launch, slot, streams, limits, launch.gate)
+        process_id = os.fork()
+        if process_id == 0:
+            _become(launch, slot, streams, limits)
+        return process_id
+
+
+@contextlib.contextmanager
+def _inside(slot: Slot) -> Iterator[None]:
+    """What is started within is born in the slot's control group, where that has doors.
+
+    To move a process that runs already, the kernel waits until no process at all is in the middle of a fork:
+    ten milliseconds. A thread that moves itself waits for nobody.
+    """
+    try:
+        for way_in, _ in slot.doors:
+            os.write(way_in, b"0")
+        yield
+    finally:
+        for _, way_out in slot.doors:
+            os.write(way_out, b"0")
 
 
 def rlimits(spec: BoxSpec, slot: Slot, *, has_group: bool) -> list[tuple[int, int]]:
@@ -164,7 +182,7 @@ def _spawn_gated(
             for kind, value in limits:  # as that user: root in a container may have no right to it
                 _limit(process_id, kind, value)
         text = str(process_id).encode()
-        for entrance in slot.entrances:
+        for entrance in () if slot.doors else slot.entrances:
             os.write(entrance, text)
         os.write(ours, content)
     finally:  # without its last word the command ends
@@ -216,7 +234,7 @@ def _become(
         for number in _SIGNALS_TO_RESET:  # Python's settings would be inherited
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for entrance in slot.entrances:
+        for entrance in () if slot.doors else slot.entrances:
             os.write(entrance, b"0")
         for number, file in (*streams.items(), *launch.files.items()):
             os.dup2(file, number)

@@ -77,6 +77,7 @@ class Supervisor:
                 index,
                 None if first_user is None else first_user + index,
                 groups[index].entrances if groups else (),
+                groups[index].doors if groups else (),
             )
             for index in range(num_slots)
         )

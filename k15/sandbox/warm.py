@@ -54,14 +54,16 @@ class Prepared:
     def hear(self) -> bool:
         """Read what it says; False if it could not be made."""
         data, extra, _, _ = self.channel.recvmsg(_HEARD_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
-        if not data or "ready" not in json.loads(data):
+        message = json.loads(data) if data else {}
+        if "ready" not in message:
             return False
         for level, kind, content in extra:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self.process_id = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
         try:
             self.pidfd = os.pidfd_open(self.process_id)
-            for entrance in () if self._group is None else self._group.entrances:
+            is_placed = self._group is None or message.get("placed")
+            for entrance in () if is_placed or self._group is None else self._group.entrances:
                 os.write(entrance, str(self.process_id).encode())
         except OSError:
             return False
@@ -112,7 +114,8 @@ class Nursery:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         with theirs:
             try:
-                socket.send_fds(self._channel, [b"box"], [theirs.fileno()])
+                doors = () if group is None else group.doors
+                socket.send_fds(self._channel, [b"box"], [theirs.fileno(), *(door for door, _ in doors)])
             except OSError:
                 ours.close()
                 self._end()

@@ -85,7 +85,7 @@ def serve():
             os.read(woken, 4096)
             report_ended(boxes)
         if channel in readable:
-            data, files, _, _ = socket.recv_fds(channel, 16, 1)
+            data, files, _, _ = socket.recv_fds(channel, 16, 8)
             if not data:
                 return
             box = socket.socket(fileno=files[0])
@@ -95,11 +95,14 @@ def serve():
             if child == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                is_placed = enter(files[1:])
                 os.dup2(box.detach(), 3, inheritable=False)
                 os.closerange(4, 1024)  # the sockets of other boxes are among them
-                be_a_box(socket.socket(fileno=3), program)
+                be_a_box(socket.socket(fileno=3), program, is_placed)
             check(libc.setns(own_processes, NEW_PROCESSES), "setns")
             boxes[child] = box
+            for door in files[1:]:
+                os.close(door)
 
 
 def report_ended(boxes):
@@ -115,11 +118,21 @@ def report_ended(boxes):
         box.close()
 
 
-def be_a_box(channel, program):
+def enter(doors):
+    """Into the slot's control group, if its files were sent and the kernel lets their holder in."""
+    try:
+        for door in doors:
+            os.write(door, b"0")
+    except OSError:
+        return False
+    return bool(doors)
+
+
+def be_a_box(channel, program, is_placed):
     """The box's first process: namespaces and mounts; then it waits for its job, and becomes the program."""
     try:
         prepare()
-        report(channel, {"ready": True})
+        report(channel, {"ready": True, "placed": is_placed})
         data, files, _, _ = socket.recv_fds(channel, 1 << 16, 8)
         if not data:
             os._exit(0)
