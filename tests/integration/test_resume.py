@@ -149,7 +149,9 @@ def test_a_damaged_checkpoint_is_passed_over_with_the_same_end(lives, base, unbr
     run, log = tmp_path / "run", str(tmp_path / "log")
     last_save = max(i for i, name in enumerate(unbroken, 1) if name == "checkpoint.before_mkdir")
     assert lives.run(rl(base, run), crash=f"*:{last_save}", log=log) == -signal.SIGKILL
-    newest = max((run / "checkpoints").glob("iteration_*[0-9]"))
+    newest = max(
+        (run / "checkpoints").glob("iteration_" + "[0-9]" * 6)
+    )  # not iteration_000005.tmp-1f2e3d45
     weights = newest / "policy" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 1
