@@ -323,7 +323,7 @@ def saved(own, folder):
 
 
 def moments(folder):
-    newest = max((folder / "checkpoints").glob("iteration_*[0-9]"))
+    newest = max((folder / "checkpoints").glob("iteration_" + "[0-9]" * 6))
     return load_file(newest / "optimizer" / "moments.safetensors")
 
 
