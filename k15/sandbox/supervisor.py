@@ -26,9 +26,10 @@ from typing import Any
 
 from k15.errors import SandboxError
 from k15.sandbox.box import Box, make_pipe
-from k15.sandbox.cgroups import Group, find_places, make_groups
+from k15.sandbox.cgroups import Group
 from k15.sandbox.cold import ColdBox
 from k15.sandbox.launch import RESERVED, Launcher, Slot
+from k15.sandbox.places import find_places, make_groups
 from k15.sandbox.warm import Nursery, WarmBox
 from k15.sandbox.wire import BoxSpec, FrameReader, RawRun, pack, run_to_wire, spec_from_wire
 

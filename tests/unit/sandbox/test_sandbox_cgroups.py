@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from k15.sandbox import cgroups
+from k15.sandbox import places as found_places
 from k15.sandbox.base import Limits
-from k15.sandbox.cgroups import GroupV1, GroupV2, find_places, make_groups
+from k15.sandbox.cgroups import GroupV1, GroupV2
 from k15.sandbox.launch import EXTRA_PROCESSES
+from k15.sandbox.places import find_places, make_groups, sweep
 
 LIMITS = Limits(memory_mb=100, processes=7)
 MEMORY = (100 << 20) + (4 << 20)
@@ -122,8 +123,8 @@ def test_an_empty_group_is_empty_at_once(v2):
 
 
 def fake_host(monkeypatch, mounts, own):
-    monkeypatch.setattr(cgroups, "_mounts", lambda: mounts)
-    monkeypatch.setattr(cgroups, "_own_groups", lambda: own)
+    monkeypatch.setattr(found_places, "_mounts", lambda: mounts)
+    monkeypatch.setattr(found_places, "_own_groups", lambda: own)
 
 
 def test_version_2_is_taken_where_it_is_delegated(monkeypatch, tmp_path):
@@ -194,7 +195,7 @@ def test_groups_of_supervisors_that_are_gone_are_swept(monkeypatch, tmp_path):
         for owner in (2**22 + 5, os.getppid()):
             (tmp_path / controller / f"k15-{owner}-0").mkdir()
     fake_host(monkeypatch, {controller: tmp_path / controller for controller in V1_FILES}, {})
-    cgroups.sweep(find_places())
+    sweep(find_places())
     assert {path.name for path in tmp_path.glob("*/k15-*")} == {f"k15-{os.getppid()}-0"}
 
 
